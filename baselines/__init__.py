@@ -1,0 +1,1 @@
+"""Method adapters, one folder each: `adapter.py` and `card.toml`."""

@@ -1,0 +1,1 @@
+"""FaithfulFaces: the reference model of the paper and its trainer."""

@@ -1,0 +1,1 @@
+"""The benchmark's prompts and identity manifests: data only, versioned."""
