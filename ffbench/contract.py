@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A method raises this when it declines a case (a content filter, an unfit reference): status `refused`."""
 
 

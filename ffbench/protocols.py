@@ -129,6 +129,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "Corrected default for real suites: RGB, raw cosines, missing is missing, set-level FID.",
             _REAL,
             _MODERN,
+            face_sampler="time16",
+            text_sampler="time16",
         ),
         Protocol(
             "consisid",
@@ -148,8 +150,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
             clamp=True,
             faceless_as_zero=True,
             notes=(
-                "FID here is ConsisID's: the squared distance of two ImageNet feature vectors, mean over frames; it is no "
-                "Fréchet distance.",
+                "FID here is ConsisID's: the squared distance of two ImageNet feature vectors, mean over frames; it is "
+                "no Fréchet distance.",
                 "CLIPScore is measured on BGR frames; a video without any face counts as FaceSim 0 and FID 0.",
             ),
         ),
@@ -171,6 +173,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "What needs no download: MTCNN and a geometric head pose; the other columns fill as weights are pulled.",
             {**_REAL, "detector": Network("mtcnn"), "pose": Network("five-point")},
             _MODERN,
+            face_sampler="time16",
+            text_sampler="time16",
             ladder=("full", "pad25"),
             notes=("Head pose is estimated from five facial points: coarse, see docs/metrics.md.",),
         ),

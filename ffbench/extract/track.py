@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-
-
-class Frames(NamedTuple):
-    """Decoded frames of one video: `pixels` uint8 [T,H,W,3] RGB, `number` int64 [T] (place in the video), `time` seconds float64 [T]."""
-
-    pixels: NDArray[np.uint8]
-    number: NDArray[np.int64]
-    time: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
