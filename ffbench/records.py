@@ -47,6 +47,7 @@ class Case:
     """The noun for the subject that some methods ask for beside the prompt."""
     tags: tuple[str, ...] = ()
     """Scene, `large-pose`, `occlusion`, `expression`, `frontal`, `non-frontal`."""
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True)

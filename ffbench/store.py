@@ -1,6 +1,7 @@
 """Run folders: the only file that knows their layout.
 
     <out>/<suite>@<version>/<method>/
+        cases.jsonl        every Case of the suite, also those not made yet
         run.json           method card, settings and provenance of the last command that wrote here
         generations.jsonl  one Generation a line; the last line of a key counts
         scores.jsonl       one Score a line; the last line of a key counts
@@ -27,9 +28,9 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from ffbench.errors import UserError
-from ffbench.records import Generation, Score, from_json, to_json
+from ffbench.records import Case, Generation, Score, from_json, to_json
 
-R = TypeVar("R", Generation, Score)
+R = TypeVar("R", Case, Generation, Score)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@~+-]{0,127}")
 
 
@@ -55,6 +56,14 @@ class Run:
         """Every Score by key, the newest of each; of one protocol id if given."""
         records = _read(self._scores, Score)
         return {record.key: record for record in records if protocol in (None, record.protocol)}
+
+    def cases(self) -> dict[str, Case]:
+        """Every Case of the run's suite by case_id."""
+        return {record.case_id: record for record in _read(self.root / "cases.jsonl", Case)}
+
+    def write_cases(self, cases: Iterable[Case]) -> None:
+        """Replace cases.jsonl; call inside `lock`."""
+        write_atomic(self.root / "cases.jsonl", "".join(to_json(case) + "\n" for case in cases).encode())
 
     def append_generations(self, records: Iterable[Generation]) -> None:
         """Add records durably; call inside `lock`."""
