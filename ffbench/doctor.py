@@ -1,0 +1,99 @@
+"""What this machine can do for the benchmark, and the command that mends what it cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ffbench import weights
+from ffbench.errors import UserError
+from ffbench.protocols import Protocol
+
+NEEDED_GIB = 2.0
+"""Free disk below which a run is likely to end early."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report."""
+
+    name: str
+    status: Literal["ok", "note", "problem"]
+    detail: str
+    fix: str = ""
+
+
+def examine(protocol: Protocol, out: Path, device: str = "cpu") -> list[Check]:
+    """Check packages, GPU, ONNX Runtime, the protocol's weights and the disk of `out`."""
+    checks: list[Callable[[], list[Check]]] = [
+        _packages,
+        _gpu,
+        lambda: _onnx(device),
+        lambda: _weights(protocol),
+        lambda: _disk(out),
+    ]
+    return [check for run in checks for check in run()]
+
+
+def _packages() -> list[Check]:
+    names = ("torch", "onnxruntime", "insightface", "facenet-pytorch", "open_clip_torch", "diffusers", "transformers")
+    detail = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return [Check("packages", "ok", detail)]
+
+
+def _gpu() -> list[Check]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return [Check("gpu", "note", "none: everything runs on the CPU", "")]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        found.append(Check(f"gpu {index}", "ok", f"{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}"))
+    return found
+
+
+def _onnx(device: str) -> list[Check]:
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    wanted = device.startswith("cuda")
+    if wanted and "CUDAExecutionProvider" not in providers:
+        return [
+            Check(
+                "onnx",
+                "problem",
+                "ONNX Runtime has no CUDA provider",
+                "pip uninstall onnxruntime && pip install onnxruntime-gpu",
+            )
+        ]
+    return [Check("onnx", "ok", f"onnxruntime {onnxruntime.__version__}, {', '.join(providers)}")]
+
+
+def _weights(protocol: Protocol) -> list[Check]:
+    found = []
+    for slot, network in sorted(protocol.networks.items()):
+        if not network.weights:
+            found.append(Check(f"{slot}", "ok", f"{network.kind}: needs no download"))
+            continue
+        try:
+            resolved = weights.resolve(network.weights)
+            found.append(Check(f"{slot}", "ok", f"{network.weights} ({resolved.sha256[:12]})"))
+        except UserError as error:
+            found.append(Check(f"{slot}", "problem", error.what, error.fix))
+    return found
+
+
+def _disk(out: Path) -> list[Check]:
+    place = out.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**30
+    if free < NEEDED_GIB:
+        return [Check("disk", "problem", f"{free:.1f} GiB free at {place}", "free some space, or give --out elsewhere")]
+    return [Check("disk", "ok", f"{free:.0f} GiB free")]
