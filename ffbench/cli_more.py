@@ -1,0 +1,135 @@
+"""Command groups and lists beside the main three stages: weights, prompts, suites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ffbench.errors import UserError
+
+weights_app = typer.Typer(
+    help="Pinned weights: list, pull, verify, pack for an air-gapped machine.", no_args_is_help=True
+)
+prompts_app = typer.Typer(help="The suite's prompts, and new ones from a language model.", no_args_is_help=True)
+suites_app = typer.Typer(help="Suites that are fetched rather than embedded.", no_args_is_help=True)
+NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names from `ffbench weights ls`; all if left out.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
+
+
+@weights_app.command("ls")
+def weights_ls(as_json: JsonOption = False) -> None:
+    """List every network with its size, licence and whether it is here."""
+    from ffbench.weights import list_rows
+
+    rows = list_rows()
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in rows]))
+        return
+    for row in rows:
+        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "size unknown"
+        use = "research only" if row.research_only else "commercial use"
+        typer.echo(f"{row.name:<26} {'here' if row.present else 'missing':<8} {size:<13} {use:<15} {row.licence}")
+
+
+@weights_app.command("pull")
+def weights_pull(
+    names: NamesArgument = None,
+    source: Annotated[Path | None, typer.Option("--from", help="An archive made by `ffbench weights pack`.")] = None,
+    commercial_ok: Annotated[bool, typer.Option(help="Refuse weights that are for research only.")] = False,
+) -> None:
+    """Download weights, or install them from an archive; verified before use."""
+    from ffbench.weights import pull, registry
+
+    pull(names or list(registry()), commercial_ok=commercial_ok, source=source)
+
+
+@weights_app.command("verify")
+def weights_verify(names: NamesArgument = None, as_json: JsonOption = False) -> None:
+    """Hash what is here and compare with the pins."""
+    from ffbench.weights import verify
+
+    rows = verify(names)
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in rows]))
+    else:
+        for row in rows:
+            typer.echo(f"{row.name:<44} {row.status}")
+    raise typer.Exit(1 if any(row.status == "damaged" for row in rows) else 0)
+
+
+@weights_app.command("pack")
+def weights_pack(
+    archive: Annotated[Path, typer.Argument(help="The tar file to write.")], names: NamesArgument = None
+) -> None:
+    """Pack weights that are here into one archive for a machine without network."""
+    from ffbench.weights import pack, registry
+
+    pack(names or list(registry()), archive)
+
+
+@prompts_app.command("ls")
+def prompts_ls(as_json: JsonOption = False) -> None:
+    """Print the suite's prompts."""
+    from ffbench.suites import embedded_prompts
+
+    for prompt in embedded_prompts():
+        typer.echo(
+            json.dumps(prompt._asdict(), ensure_ascii=False) if as_json else f"{prompt.prompt_id}: {prompt.prompt}\n"
+        )
+
+
+@prompts_app.command("new")
+def prompts_new(
+    base_scenes: Annotated[Path, typer.Option(help="JSONL or text file of base scenes.")],
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, up to /v1.")],
+    model: Annotated[str, typer.Option(help="Model name at that server.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write.")] = Path("prompts.jsonl"),
+) -> None:
+    """Make more prompts in the manner of the paper; the key is read from OPENAI_API_KEY."""
+    from ffbench.prompting import new_prompts
+
+    new_prompts(base_scenes, endpoint, model, out)
+
+
+@suites_app.command("fetch")
+def suites_fetch(name: Annotated[str, typer.Argument(help="Such as paper.")]) -> None:
+    """Fetch a published suite's photographs, with a manifest of their hashes."""
+    from ffbench.suites import fetch_suite
+
+    typer.echo(str(fetch_suite(name)))
+
+
+def listing(what: str, out: Path) -> list[tuple[str, str]]:
+    """Names and one-line summaries of what `ffbench ls` knows.
+
+    Raises:
+        UserError: for a kind of thing that it does not know.
+    """
+    if what == "methods":
+        from ffbench.methods import METHODS, card
+
+        return [(name, card(name).summary) for name in sorted(METHODS)]
+    if what == "suites":
+        from ffbench.suites import embedded_suites
+
+        return list(embedded_suites().items())
+    if what == "protocols":
+        from ffbench.protocols import PROTOCOLS
+
+        return [(one.id, one.summary) for one in PROTOCOLS.values()]
+    if what == "metrics":
+        from ffbench.metrics.catalog import METRICS
+
+        return [(name, f"{one.title}: {one.summary}") for name, one in METRICS.items()]
+    if what == "runs":
+        from ffbench.store import find_runs
+
+        found = []
+        for one in find_runs(out):
+            states = [generation.status for generation in one.generations().values()]
+            found.append((str(one.root), ", ".join(f"{states.count(s)} {s}" for s in ("ok", "failed", "refused"))))
+        return found
+    raise UserError(f"there is no list of {what!r}", "ffbench ls methods | suites | protocols | metrics | runs")
