@@ -1,0 +1,210 @@
+"""Face detectors behind one protocol, and the ladder of attempts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ffbench.errors import UserError
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SQUARES = ("128", "320", "640")
+PAD = "pad25"
+
+
+class Detections(NamedTuple):
+    """The faces of one image, in no order that means anything."""
+
+    boxes: Floats
+    """[N,4] x1 y1 x2 y2 px; may reach outside the image."""
+    points: Floats
+    """[N,5,2] px in the order of `FaceTrack.points`."""
+    scores: Floats
+    """[N] in 0..1."""
+
+
+class Detector(Protocol):
+    """Finds faces. `id` names the network, the first 12 digits of its weights' sha256 and its threshold."""
+
+    id: str
+
+    def detect(self, image: Image, rung: str) -> Detections:
+        """Faces of a uint8 [H,W,3] RGB image at one rung: `128`, `320`, `640` (longest side in px) or `full`.
+
+        Raises:
+            ValueError: not such an image, or a rung that this detector lacks.
+        """
+        ...
+
+
+def no_faces() -> Detections:
+    """An empty result."""
+    return Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
+
+
+def largest(detections: Detections) -> int:
+    """Index of the largest box by area, the last of equals as in ConsisID's script.
+
+    Raises:
+        ValueError: no faces.
+    """
+    x1, y1, x2, y2 = detections.boxes.T
+    area = (x2 - x1) * (y2 - y1)
+    if not len(area):
+        raise ValueError("there is no face to choose from")
+    return len(area) - 1 - int(np.argmax(area[::-1]))
+
+
+def detect_ladder(detector: Detector, image: Image, ladder: Sequence[str]) -> tuple[Detections, str]:
+    """The faces of the first rung that finds one, and that rung; no faces and `""` when none does.
+
+    `pad25` widens each side by a quarter with grey and repeats the ladder's first rung: a face that fills or leaves the
+    frame is found at a smaller scale. Its boxes and points come back in px of the image as given.
+    """
+    for rung in ladder:
+        if rung == PAD:
+            padded, (left, top) = pad25(image)
+            found = detector.detect(padded, next(r for r in ladder if r != PAD))
+            shift = np.array([left, top], np.float32)
+            found = Detections(found.boxes - np.tile(shift, 2), found.points - shift, found.scores)
+        else:
+            found = detector.detect(image, rung)
+        if len(found.scores):
+            return found, rung
+    return no_faces(), ""
+
+
+def pad25(image: Image) -> tuple[Image, tuple[int, int]]:
+    """The image with a quarter of its height and width of grey 128 on each side, and that (left, top) in px."""
+    top, left = int(image.shape[0] * 0.25), int(image.shape[1] * 0.25)
+    grey = (128, 128, 128)
+    padded = cv2.copyMakeBorder(image, top, top, left, left, cv2.BORDER_CONSTANT, value=grey)
+    return np.asarray(padded, np.uint8), (left, top)
+
+
+class Scrfd:
+    """InsightFace's SCRFD with five points, as `FaceAnalysis` runs it: NMS at 0.4, every face kept.
+
+    Args:
+        path: an ONNX file such as `det_10g.onnx`.
+        sha256: of that file, for the id.
+        threshold: least score, 0..1.
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: no such file, no SCRFD with five points, or no such device.
+    """
+
+    def __init__(self, path: Path, sha256: str, threshold: float = 0.5, device: str = "cpu") -> None:
+        from ffbench.extract.sessions import onnx_session
+
+        session = onnx_session(path, device)
+        outputs = len(session.get_outputs())
+        if outputs not in (9, 15) or session.get_inputs()[0].shape[1] != 3:
+            raise UserError(
+                f"{path} is no SCRFD with five points: {outputs} outputs", "give a det_*.onnx of InsightFace"
+            )
+        from insightface.model_zoo import SCRFD
+
+        self.id = f"scrfd:{path.name}@{sha256[:12]},threshold={threshold:g}"
+        self._scrfd: Any = SCRFD(model_file=str(path), session=session)
+        self._scrfd.prepare(0, nms_thresh=0.4, det_thresh=threshold)
+        # set by the file for networks that take one size only
+        self._fixed: tuple[int, int] | None = self._scrfd.static_input_size
+
+    def detect(self, image: Image, rung: str) -> Detections:
+        """See `Detector`; the image is shrunk or enlarged into a square of the rung's size, black elsewhere."""
+        _check(image)
+        if rung not in SQUARES:
+            raise ValueError(f"SCRFD has no rung {rung!r}, it has {', '.join(SQUARES)} and {PAD}")
+        side = (int(rung), int(rung))
+        if self._fixed not in (None, side):
+            raise UserError(f"{self.id} takes {self._fixed} px only, not {side}", "use a network of free input size")
+        # the longer side becomes the square's; a sliver would round to a side of nothing
+        if min(image.shape[:2]) * side[0] < max(image.shape[:2]):
+            return no_faces()
+        boxes, points = self._scrfd.detect(image[:, :, ::-1], input_size=side, max_num=0, metric="default")
+        return Detections(
+            np.asarray(boxes[:, :4], np.float32), np.asarray(points, np.float32), np.asarray(boxes[:, 4], np.float32)
+        )
+
+
+class Mtcnn:
+    """MTCNN of facenet-pytorch, whose weights come inside its wheel.
+
+    Args:
+        threshold: least score of the last stage, 0..1; the first two keep the published 0.6 and 0.7.
+        min_face: smallest face looked for, px of the image as the network sees it.
+        max_side: longer images are shrunk to this many px first.
+        device: a PyTorch device.
+    """
+
+    def __init__(self, threshold: float = 0.7, min_face: int = 20, max_side: int = 1280, device: str = "cpu") -> None:
+        from facenet_pytorch import MTCNN
+
+        self._net: Any = MTCNN(
+            min_face_size=min_face, thresholds=[0.6, 0.7, threshold], keep_all=True, post_process=False, device=device
+        )
+        self._min_face, self._max_side = min_face, max_side
+        self.id = (
+            f"mtcnn:facenet-pytorch-{metadata.version('facenet-pytorch')}@{_mtcnn_sha256()[:12]},"
+            f"threshold={threshold:g},min_face={min_face},max_side={max_side}"
+        )
+
+    def detect(self, image: Image, rung: str) -> Detections:
+        """See `Detector`; `full` only."""
+        return self.detect_many([image], rung)[0]
+
+    def detect_many(self, images: Sequence[Image], rung: str) -> list[Detections]:
+        """`detect` of several images of one size in one pass."""
+        if rung != "full":
+            raise ValueError(f"MTCNN has no rung {rung!r}, it has full and {PAD}")
+        for image in images:
+            _check(image)
+        if len({image.shape for image in images}) > 1:
+            raise ValueError("the images differ in size")
+        height, width = images[0].shape[:2]
+        scale = min(1.0, self._max_side / max(height, width))
+        small = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if min(small) < self._min_face:
+            return [no_faces() for _ in images]
+        if scale < 1:
+            images = [np.asarray(cv2.resize(i, small, interpolation=cv2.INTER_AREA), np.uint8) for i in images]
+        boxes, scores, points = self._net.detect(np.stack(images), landmarks=True)
+        factor = np.array([width / small[0], height / small[1]], np.float32)
+        # arrays of objects when counts differ or a frame has no face
+        return [
+            no_faces()
+            if b is None
+            else Detections(
+                np.asarray(b.tolist(), np.float32) * np.tile(factor, 2),
+                np.asarray(p.tolist(), np.float32) * factor,
+                np.asarray(s.tolist(), np.float32),
+            )
+            for b, s, p in zip(boxes, scores, points, strict=True)
+        ]
+
+
+@functools.cache
+def _mtcnn_sha256() -> str:
+    import facenet_pytorch
+
+    digest = hashlib.sha256()
+    for name in ("pnet.pt", "rnet.pt", "onet.pt"):
+        digest.update((Path(facenet_pytorch.__file__).parent / "data" / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _check(image: Image) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"a detector takes uint8 [H,W,3] RGB, not {image.dtype} {list(image.shape)}")
