@@ -82,7 +82,7 @@ def _no_cuda(device: str, reason: str) -> UserError:
 
 def _check_file(path: Path) -> None:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise UserError(f"{path} is no file", "give the path of an ONNX network")
