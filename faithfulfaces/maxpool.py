@@ -1,0 +1,102 @@
+"""Fused correlation-max-pool: max over tokens of E D^T (Eq. 3) without ever holding the product.
+
+Shapes: B face crops, L tokens, C dictionary elements, D width. At the paper's size the product [B,L,C] of 2048 crops is
+6.6 GB in float32; kept are the maximum and the winning token of each (crop, element). The gradient flows through
+winners alone, L times fewer products than the dense backward. Among equal tokens the first wins; NaN wins over all.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 48 * 2**20
+"""Bound on each temporary."""
+
+
+def correlation_max_pool(tokens_BLD: Tensor, dictionary_CD: Tensor) -> Tensor:
+    """W[b,c] = max over l of <E[b,l], D[c]>.
+
+    Args:
+        tokens_BLD: [B,L,D] float32, bfloat16 or float16; products accumulate in float32 (float64 in float64).
+        dictionary_CD: [C,D], same dtype and device.
+
+    Returns:
+        [B,C] of the same dtype; differentiable in both arguments.
+
+    Raises:
+        ValueError: for shapes, dtypes or devices that do not fit.
+    """
+    if tokens_BLD.ndim != 3 or dictionary_CD.ndim != 2 or tokens_BLD.shape[2] != dictionary_CD.shape[1]:
+        raise ValueError(
+            f"tokens must be [B,L,D] and the dictionary [C,D], got {tuple(tokens_BLD.shape)} and "
+            f"{tuple(dictionary_CD.shape)}"
+        )
+    if tokens_BLD.shape[1] == 0:
+        raise ValueError("a maximum over no tokens does not exist: L is 0")
+    if tokens_BLD.dtype != dictionary_CD.dtype or tokens_BLD.device != dictionary_CD.device:
+        raise ValueError(
+            f"tokens ({tokens_BLD.dtype}, {tokens_BLD.device}) and dictionary ({dictionary_CD.dtype}, "
+            f"{dictionary_CD.device}) must agree"
+        )
+    result: Tensor = _CorrelationMaxPool.apply(tokens_BLD, dictionary_CD)
+    return result
+
+
+def _forward(tokens_BLD: Tensor, dictionary_CD: Tensor) -> tuple[Tensor, Tensor]:
+    if tokens_BLD.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        from faithfulfaces.maxpool_triton import forward
+
+        return forward(tokens_BLD, dictionary_CD)
+    return chunked_forward(tokens_BLD, dictionary_CD)
+
+
+def chunked_forward(tokens_BLD: Tensor, dictionary_CD: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum [B,C] and winning token int64 [B,C], with temporaries bounded by CHUNK_BYTES."""
+    B, L, _ = tokens_BLD.shape
+    C = dictionary_CD.shape[0]
+    values_BC = tokens_BLD.new_empty(B, C)
+    winners_BC = torch.empty(B, C, dtype=torch.int64, device=tokens_BLD.device)
+    elements = max(1, min(C, CHUNK_BYTES // (L * tokens_BLD.element_size())))
+    crops = max(1, CHUNK_BYTES // (L * elements * tokens_BLD.element_size()))
+    for b in range(0, B, crops):
+        for c in range(0, C, elements):
+            scores = tokens_BLD[b : b + crops] @ dictionary_CD[c : c + elements].T
+            values, winners = scores.max(dim=1)
+            values_BC[b : b + crops, c : c + elements] = values
+            winners_BC[b : b + crops, c : c + elements] = winners
+    return values_BC, winners_BC
+
+
+class _CorrelationMaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens_BLD: Tensor, dictionary_CD: Tensor) -> Tensor:
+        values_BC, winners_BC = _forward(tokens_BLD, dictionary_CD)
+        ctx.save_for_backward(tokens_BLD, dictionary_CD, winners_BC)
+        return values_BC
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        tokens_BLD, dictionary_CD, winners_BC = ctx.saved_tensors
+        grad_BC = grads[0]
+        B, L, D = tokens_BLD.shape
+        C = dictionary_CD.shape[0]
+        # sums over thousands of crops: accumulate above the storage precision
+        wide = torch.float64 if tokens_BLD.dtype == torch.float64 else torch.float32
+        grad_dictionary = torch.zeros(C, D, dtype=wide, device=tokens_BLD.device)
+        grad_tokens = torch.zeros(B, L, D, dtype=wide, device=tokens_BLD.device) if ctx.needs_input_grad[0] else None
+        elements = max(1, min(C, CHUNK_BYTES // (D * grad_dictionary.element_size())))
+        for b in range(B):
+            for c in range(0, C, elements):
+                part = slice(c, c + elements)
+                weight = grad_BC[b, part, None].to(wide)
+                grad_dictionary[part].addcmul_(weight, tokens_BLD[b][winners_BC[b, part]].to(wide))
+                if grad_tokens is not None:
+                    grad_tokens[b].index_add_(0, winners_BC[b, part], weight * dictionary_CD[part].to(wide))
+        return (
+            None if grad_tokens is None else grad_tokens.to(tokens_BLD.dtype),
+            grad_dictionary.to(dictionary_CD.dtype) if ctx.needs_input_grad[1] else None,
+        )
