@@ -47,6 +47,7 @@ class Output:
     frames: NDArray[np.uint8] | None = None
     """uint8 [T,H,W,3] RGB; encoded by ffbench, alike for every method."""
     fps: float = 0.0
+    """Frames per second of `frames`; a video file carries its own."""
     video: str = ""
     notes: Mapping[str, Scalar] = field(default_factory=dict)
     """Facts for the record's provenance, such as the identity that a control showed."""
@@ -65,5 +66,12 @@ class Method(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """Yield one Output a request, in order. At most the card's `batch` requests come at once."""
+        """Yield one Output a request, in order. At most the card's `batch` requests come at once.
+
+        Raises:
+            RefusedError: the case becomes a `refused` record.
+            UserError: the whole command stops with these two lines (an account without credit, a vanished tool).
+            Exception: any other makes a `failed` record. If several requests were given, those without an Output yet
+                are given again one at a time, so that only the guilty one fails.
+        """
         ...

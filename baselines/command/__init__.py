@@ -1,0 +1,1 @@
+"""Any tool that a command line can start."""

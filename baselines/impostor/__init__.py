@@ -1,0 +1,1 @@
+"""Control: the sway of another identity's photograph."""

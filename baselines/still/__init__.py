@@ -1,0 +1,1 @@
+"""Control: the reference photograph as a frozen video."""
