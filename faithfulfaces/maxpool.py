@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 CHUNK_BYTES = 48 * 2**20
 """Bound on each temporary."""
@@ -82,21 +83,43 @@ class _CorrelationMaxPool(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         tokens_BLD, dictionary_CD, winners_BC = ctx.saved_tensors
         grad_BC = grads[0]
-        B, L, D = tokens_BLD.shape
-        C = dictionary_CD.shape[0]
-        # sums over thousands of crops: accumulate above the storage precision
-        wide = torch.float64 if tokens_BLD.dtype == torch.float64 else torch.float32
-        grad_dictionary = torch.zeros(C, D, dtype=wide, device=tokens_BLD.device)
-        grad_tokens = torch.zeros(B, L, D, dtype=wide, device=tokens_BLD.device) if ctx.needs_input_grad[0] else None
-        elements = max(1, min(C, CHUNK_BYTES // (D * grad_dictionary.element_size())))
-        for b in range(B):
-            for c in range(0, C, elements):
-                part = slice(c, c + elements)
-                weight = grad_BC[b, part, None].to(wide)
-                grad_dictionary[part].addcmul_(weight, tokens_BLD[b][winners_BC[b, part]].to(wide))
-                if grad_tokens is not None:
-                    grad_tokens[b].index_add_(0, winners_BC[b, part], weight * dictionary_CD[part].to(wide))
-        return (
-            None if grad_tokens is None else grad_tokens.to(tokens_BLD.dtype),
-            grad_dictionary.to(dictionary_CD.dtype) if ctx.needs_input_grad[1] else None,
+        grad_tokens = (
+            _tokens_gradient(tokens_BLD, dictionary_CD, winners_BC, grad_BC) if ctx.needs_input_grad[0] else None
         )
+        grad_dictionary = _dictionary_gradient(tokens_BLD, winners_BC, grad_BC) if ctx.needs_input_grad[1] else None
+        return grad_tokens, grad_dictionary
+
+
+def _dictionary_gradient(tokens_BLD: Tensor, winners_BC: Tensor, grad_BC: Tensor) -> Tensor:
+    """dD[c] = sum over b of g[b,c] E[b, winner[b,c]]: a weighted bag of token rows for each element."""
+    B, L, D = tokens_BLD.shape
+    rows_LD = tokens_BLD.reshape(B * L, D)
+    first_B = torch.arange(B, device=winners_BC.device) * L
+    grad_CD = tokens_BLD.new_zeros(winners_BC.shape[1], D)
+    step = max(1, CHUNK_BYTES // (8 * max(B, 1)))
+    for c in range(0, len(grad_CD) if B else 0, step):
+        bags = (winners_BC[:, c : c + step] + first_B[:, None]).T.contiguous()
+        weights = grad_BC[:, c : c + step].T.contiguous().to(rows_LD.dtype)
+        grad_CD[c : c + step] = F.embedding_bag(bags, rows_LD, per_sample_weights=weights, mode="sum")
+    return grad_CD
+
+
+def _tokens_gradient(tokens_BLD: Tensor, dictionary_CD: Tensor, winners_BC: Tensor, grad_BC: Tensor) -> Tensor:
+    """dE[b,l] = sum over the elements c that token l won of g[b,c] D[c]: a bag of dictionary rows for each token."""
+    B, L, D = tokens_BLD.shape
+    C = len(dictionary_CD)
+    grad_BLD = torch.zeros_like(tokens_BLD, memory_format=torch.contiguous_format)
+    step = max(1, CHUNK_BYTES // (8 * max(C, 1)))
+    for b in range(0, B if C else 0, step):
+        # elements in the order of the token that they chose, so that each token's bag is one run
+        token_bC, order_bC = winners_BC[b : b + step].sort(dim=1, stable=True)
+        weights_bC = grad_BC[b : b + step].gather(1, order_bC).to(dictionary_CD.dtype)
+        starts_bL = torch.searchsorted(
+            token_bC, torch.arange(L, device=token_bC.device).expand(len(token_bC), L).contiguous()
+        )
+        offsets = starts_bL + torch.arange(len(token_bC), device=token_bC.device)[:, None] * C
+        bags = F.embedding_bag(
+            order_bC.flatten(), dictionary_CD, offsets.flatten(), per_sample_weights=weights_bC.flatten(), mode="sum"
+        )
+        grad_BLD[b : b + step] = bags.view(len(token_bC), L, D)
+    return grad_BLD
