@@ -195,7 +195,8 @@ class MethodProcess:
                     if message.pop("lost", False):
                         self._end(patience=10.0)
                         _empty(request for _, request in sent[1:])
-                    answer = _answer(sent.pop(0)[0], message)
+                    answer = _answer(sent[0][0], message)
+                    sent.pop(0)
                     waiting.popleft()
                     self._deaths = 0
                     yield answer
