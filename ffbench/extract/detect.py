@@ -149,7 +149,7 @@ class Mtcnn:
         device: a PyTorch device.
     """
 
-    def __init__(self, threshold: float = 0.7, min_face: int = 20, max_side: int = 1280, device: str = "cpu") -> None:
+    def __init__(self, threshold: float = 0.7, min_face: int = 32, max_side: int = 1280, device: str = "cpu") -> None:
         from facenet_pytorch import MTCNN
 
         self._net: Any = MTCNN(
@@ -163,36 +163,25 @@ class Mtcnn:
 
     def detect(self, image: Image, rung: str) -> Detections:
         """See `Detector`; `full` only."""
-        return self.detect_many([image], rung)[0]
-
-    def detect_many(self, images: Sequence[Image], rung: str) -> list[Detections]:
-        """`detect` of several images of one size in one pass."""
+        _check(image)
         if rung != "full":
             raise ValueError(f"MTCNN has no rung {rung!r}, it has full and {PAD}")
-        for image in images:
-            _check(image)
-        if len({image.shape for image in images}) > 1:
-            raise ValueError("the images differ in size")
-        height, width = images[0].shape[:2]
+        height, width = image.shape[:2]
         scale = min(1.0, self._max_side / max(height, width))
-        small = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = (round(width * scale), round(height * scale))
         if min(small) < self._min_face:
-            return [no_faces() for _ in images]
+            return no_faces()
         if scale < 1:
-            images = [np.asarray(cv2.resize(i, small, interpolation=cv2.INTER_AREA), np.uint8) for i in images]
-        boxes, scores, points = self._net.detect(np.stack(images), landmarks=True)
+            image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        boxes, scores, points = self._net.detect(image, landmarks=True)
+        if boxes is None:
+            return no_faces()
         factor = np.array([width / small[0], height / small[1]], np.float32)
-        # arrays of objects when counts differ or a frame has no face
-        return [
-            no_faces()
-            if b is None
-            else Detections(
-                np.asarray(b.tolist(), np.float32) * np.tile(factor, 2),
-                np.asarray(p.tolist(), np.float32) * factor,
-                np.asarray(s.tolist(), np.float32),
-            )
-            for b, s, p in zip(boxes, scores, points, strict=True)
-        ]
+        return Detections(
+            boxes.astype(np.float32) * np.tile(factor, 2),
+            points.astype(np.float32) * factor,
+            scores.astype(np.float32),
+        )
 
 
 @functools.cache

@@ -18,7 +18,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ffbench.errors import UserError
-from ffbench.extract.align import crop_box
+from ffbench.extract.align import crop_box, enlarge
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -66,9 +66,14 @@ def head_rotation(angles_N3: NDArray[np.floating]) -> Doubles:
 
 
 FIVE_POINTS_3D: Doubles = np.array(
-    [[-32.6, 34.4, 92.2], [32.6, 34.4, 92.2], [0.0, 4.1, 130.7], [-25.3, -35.2, 101.9], [25.3, -35.2, 101.9]]
+    [[-32.5, 0.0, 0.0], [32.5, 0.0, 0.0], [0.0, -36.0, 36.0], [-29.0, -68.0, 0.0], [29.0, -68.0, 0.0]]
 )
-"""[5,3] mm, axes as above: eye centres, nose tip and mouth corners of the neutral face of ICT-FaceKit (MIT)."""
+"""[5,3] mm, axes as above: what detectors mark as eyes, nose and mouth corners on an average head of pitch zero.
+
+Least squares (structure from motion) over the points that SCRFD finds on 240 photographs of 20 people within 70 degrees
+of yaw, with 3DDFA_V2's rotations, made symmetric, rounded to half a millimetre at 65 mm between the eyes. Fitting each
+half of the people alone moves no coordinate by more than 3 mm.
+"""
 
 
 class FivePoint:
@@ -78,7 +83,7 @@ class FivePoint:
     Levenberg-Marquardt, from the affine solution. Perspective and the person's own shape are ignored.
     """
 
-    id = "five-point:ict-neutral"
+    id = "five-point:1"
 
     def angles(self, images: Sequence[Image], boxes: Floats, points: Floats) -> Floats:
         """See `PoseEstimator`; only the points are read."""
@@ -182,8 +187,8 @@ class Ddfa:
         for x1, y1, x2, y2 in np.asarray(boxes, np.float64):
             side = (x2 - x1 + y2 - y1) / 2
             x, y, half = (x1 + x2) / 2, (y1 + y2) / 2 + side * 0.14, int(side * 1.58) / 2 if np.isfinite(side) else 0
-            regions.append((x - half, y - half, x + half, y + half))
-        return _run_crops(self._camera_angles, images, np.array(regions), 120)
+            regions.append(np.array([x - half, y - half, x + half, y + half]))
+        return _run_crops(self._camera_angles, images, regions, 120)
 
     def _camera_angles(self, blob: Floats) -> Doubles:
         output = self._session.run(None, {self._session.get_inputs()[0].name: blob})[0]
@@ -192,6 +197,11 @@ class Ddfa:
         first = first / np.linalg.norm(first, axis=1, keepdims=True)
         second = second / np.linalg.norm(second, axis=1, keepdims=True)
         return -zyx_angles(np.stack([first, second, np.cross(first, second)], axis=1))
+
+
+FSA_MARGIN = 1.4
+"""Its own detector draws looser boxes than SCRFD: with this factor its frontal yaw is 2.4 degrees from 3DDFA's in the
+mean of 199 photographs, with the bare box 5.8."""
 
 
 class FsaNet:
@@ -213,8 +223,8 @@ class FsaNet:
         self.id = "fsanet:" + "+".join(f"{p.name}@{s[:12]}" for p, s in zip(paths, sha256, strict=True))
 
     def angles(self, images: Sequence[Image], boxes: Floats, points: Floats) -> Floats:
-        """See `PoseEstimator`; the box itself is stretched to the input, as published."""
-        return _run_crops(self._mean_angles, images, np.asarray(boxes, np.float64), 64)
+        """See `PoseEstimator`; the enlarged box is stretched to the input."""
+        return _run_crops(self._mean_angles, images, [enlarge(box, FSA_MARGIN) for box in boxes], 64)
 
     def _mean_angles(self, blob: Floats) -> Doubles:
         # the published files fix the batch at one
@@ -226,12 +236,12 @@ class FsaNet:
 
 
 def _run_crops(
-    network: Callable[[Floats], Doubles], images: Sequence[Image], regions_N4: NDArray[np.floating], size: int
+    network: Callable[[Floats], Doubles], images: Sequence[Image], regions: Sequence[NDArray[np.floating]], size: int
 ) -> Floats:
     """[N,3] of a network that takes BGR crops in about -1..1; NaN where a region has no pixel of its image."""
     out_N3 = np.full((len(images), 3), np.nan, np.float32)
     crops, rows = [], []
-    for row, (image, region) in enumerate(zip(images, regions_N4, strict=True)):
+    for row, (image, region) in enumerate(zip(images, regions, strict=True)):
         try:
             crops.append(crop_box(image, region, size))
         except ValueError:
