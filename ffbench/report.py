@@ -1,0 +1,177 @@
+"""The third stage: scored runs become tables and a page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffbench import render
+from ffbench.errors import UserError
+from ffbench.records import Score
+from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
+from ffbench.store import Run, find_runs, write_atomic
+from ffbench.tables import BINNED, Sheet, sheet
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report, and how."""
+
+    protocol: str | None = None
+    """Protocol id or name; None where the runs are scored with one."""
+    intervals: bool = False
+    common_cases: bool = False
+    gallery: bool = True
+    small_sets: bool = False
+    """Form FID below 2048 crops or references too."""
+    all_metrics: bool = False
+    """A column for every metric of the protocol."""
+    cases: int = 40
+    """Cases shown on the page."""
+    folder: Path | None = None
+    """Where the tables go; `report/` beside the runs if None."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made: the text for the terminal, and the folder of the files."""
+
+    text: str
+    folder: Path
+
+
+def report(places: Sequence[Path], options: ReportOptions) -> Report:
+    """Write `table.md`, `table.tex`, `table.csv`, `cells.json`, `frames.csv` and `index.html`.
+
+    Args:
+        places: run folders, or folders of them; runs found inside a folder that are not scored yet are left out and
+            named under the table, one that is named itself must be scored.
+        options: see ReportOptions.
+
+    Raises:
+        UserError: where there is nothing to report, several suites or protocols, or rows that may not stand together.
+    """
+    runs = _runs(places)
+    protocol = pick_protocol(runs, options.protocol)
+    named = {place.resolve() for place in places}
+    rows: list[Row] = []
+    left_out = []
+    for run in runs:
+        try:
+            rows.extend(load_rows(run, protocol))
+        except UserError as error:
+            if run.root.resolve() in named or protocol in run.meta().get("scoring", {}):
+                raise
+            left_out.append(f"{run.root.name} is not in the table: {error.fix}")
+    rows, shared = alike(distinct_labels(rows), options.common_cases)
+    waiting = [f"{row.label}: {row.num_pending} videos wait for ffbench score" for row in rows if row.num_pending]
+    made = sheet(rows, [*([shared] if shared else []), *waiting, *left_out], options.small_sets)
+    folder = options.folder or _suite_folder(runs) / "report"
+    files = table_files(made, options.intervals, options.all_metrics)
+    files["frames.csv"] = frames_csv(rows)
+    for name, content in files.items():
+        write_atomic(folder / name, content.encode())
+    if options.gallery:
+        from ffbench.gallery import Gallery, write_page
+
+        write_page(Gallery(made, rows, folder, options.cases))
+    return Report(_terminal(made, options), folder)
+
+
+def table_files(made: Sheet, intervals: bool = False, all_metrics: bool = False) -> dict[str, str]:
+    """The tables of a sheet by file name; the same sheet gives the same bytes."""
+    metrics = list(made.metrics) if all_metrics else render.main_metrics(made)
+    main = render.table(made, metrics, intervals)
+    parts = [render.markdown(main)]
+    for metric in _binned(made):
+        parts.append(f"\n{render.title(metric)} by |yaw|\n\n" + render.markdown(render.pose_table(made, metric)))
+    return {
+        "table.md": "".join(parts),
+        "table.tex": render.latex(main),
+        "table.csv": render.csv_cells(made),
+        "cells.json": render.json_sheet(made),
+    }
+
+
+def frames_csv(rows: Sequence[Row]) -> str:
+    """Per-frame values of every scored video: a row a sampled frame, missing numbers empty."""
+    metrics = [metric for metric in rows[0].metrics if any(_has_frames(row, metric) for row in rows)]
+    head = ["method", "case_id", "take", "identity_id", "generation", "frame", "time_s", "faces", "step"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*head, "pitch", "yaw", "roll", *metrics])
+    for row in rows:
+        for (case_id, take), scores in sorted(row.scores.items()):
+            track = row.track((case_id, take))
+            if track is None:
+                continue
+            key = row.generations[case_id, take].key
+            numbers = {False: track.number.tolist(), True: track.clip_number.tolist()}
+            # text metrics may sample other frames than the face metrics do
+            series = [dict(zip(numbers[m.startswith("clip_")], _series(scores, m), strict=False)) for m in metrics]
+            for i, number in enumerate(track.number.tolist()):
+                values = [values.get(number, math.nan) for values in series]
+                facts = [row.label, case_id, take, row.cases[case_id].identity_id, key, number, f"{track.time[i]:.4f}"]
+                measured = [*(float(angle) for angle in track.angles[i]), *values]
+                shown = ["" if math.isnan(value) else f"{value:.6g}" for value in measured]
+                writer.writerow([*facts, int(track.num_faces[i]), track.step[i], *shown])
+    return stream.getvalue()
+
+
+def _series(scores: Mapping[str, Score], metric: str) -> tuple[float, ...]:
+    return scores[metric].per_frame if metric in scores else ()
+
+
+def _has_frames(row: Row, metric: str) -> bool:
+    return any(_series(scores, metric) for scores in row.scores.values())
+
+
+def _binned(made: Sheet) -> list[str]:
+    """FaceSim metrics that have a number in some bin of yaw."""
+    return [
+        metric
+        for metric in BINNED
+        if any(cell.metric == metric and cell.group.startswith("yaw:") and not cell.reason for cell in made.cells)
+    ]
+
+
+def _terminal(made: Sheet, options: ReportOptions) -> str:
+    ansi = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    metrics = list(made.metrics) if options.all_metrics else render.main_metrics(made)
+    parts = [render.text(render.table(made, metrics, options.intervals), ansi)]
+    for metric in _binned(made)[:1]:
+        bins = dataclasses.replace(render.pose_table(made, metric, "yaw", options.intervals), notes=(), source=())
+        parts.append(f"{render.title(metric)} by |yaw|\n{render.text(bins, ansi)}")
+    return "\n\n".join(parts)
+
+
+def _runs(places: Sequence[Path]) -> list[Run]:
+    runs = {run.root.resolve(): run for place in places for run in find_runs(place)}
+    if not runs:
+        raise UserError(
+            f"no run below {', '.join(str(place) for place in places)}", "ffbench generate --method still makes one"
+        )
+    suites = {_suite(run): run.root.parent for run in runs.values()}
+    if len(suites) > 1 and len(places) == 1:
+        raise UserError(
+            f"{places[0]} holds runs of several suites: {', '.join(sorted(suites))}",
+            f"report them apart: ffbench report {suites[min(suites)]}",
+        )
+    return list(runs.values())
+
+
+def _suite(run: Run) -> str:
+    for generation in run.generations().values():
+        return f"{generation.suite}@{generation.suite_version}"
+    return ""
+
+
+def _suite_folder(runs: Sequence[Run]) -> Path:
+    return runs[0].root.parent

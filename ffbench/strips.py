@@ -1,0 +1,188 @@
+"""Pictures of the page: strips of frames with their face crops, and the geometry of the curves below them. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+COLUMNS = 8
+COLUMN = 120
+"""Width of one frame of a strip in px."""
+CURVE = 84
+"""Height of a curve in px; the width is that of its strip."""
+_FACE = 1.35
+"""Side of a face crop in sides of the box."""
+_GREY = 104
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One measured frame of a curve, in px of the strip."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Per-frame values as lines; a frame without a value breaks the line."""
+
+    name: str
+    lines: tuple[str, ...]
+    """`points` attributes of SVG polylines."""
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stands under one frame of a strip."""
+
+    x: float
+    time: str
+    yaw: str
+    value: str
+
+
+def shown_frames(total: int) -> list[int]:
+    """Rows of a track that a strip shows: at most COLUMNS, at equal distances, first and last among them."""
+    count = min(COLUMNS, total)
+    return [round(i * (total - 1) / max(count - 1, 1)) for i in range(count)]
+
+
+def strip(frames: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Image.Image:
+    """Frames side by side, each with its face below it.
+
+    Args:
+        frames: uint8 [K,H,W,3] RGB.
+        boxes: [K,4] x1 y1 x2 y2 in px of the frames; NaN rows, where there is no face, become hatched squares.
+
+    Returns:
+        An image of K columns, each COLUMN px wide.
+    """
+    height = max(1, round(COLUMN * frames.shape[1] / frames.shape[2]))
+    sheet = Image.new("RGB", (COLUMN * len(frames), height + COLUMN))
+    for i, (frame, box) in enumerate(zip(frames, boxes, strict=True)):
+        picture = Image.fromarray(frame)
+        sheet.paste(picture.resize((COLUMN, height), Image.Resampling.LANCZOS), (i * COLUMN, 0))
+        sheet.paste(face(picture, box) if np.isfinite(box).all() else _hatched(), (i * COLUMN, height))
+    return sheet
+
+
+def face(picture: Image.Image, box: NDArray[np.float32]) -> Image.Image:
+    """A square of COLUMN px around a box [4]; what lies outside the picture is grey."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    half = max(x2 - x1, y2 - y1, 1.0) * _FACE / 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    area = tuple(round(value) for value in (x - half, y - half, x + half, y + half))
+    crop = Image.new("RGB", (max(area[2] - area[0], 1), max(area[3] - area[1], 1)), (_GREY, _GREY, _GREY))
+    inside = (max(area[0], 0), max(area[1], 0), min(area[2], picture.width), min(area[3], picture.height))
+    if inside[0] < inside[2] and inside[1] < inside[3]:
+        crop.paste(picture.crop(inside), (inside[0] - area[0], inside[1] - area[1]))
+    return crop.resize((COLUMN, COLUMN), Image.Resampling.LANCZOS)
+
+
+def _hatched() -> Image.Image:
+    y, x = np.mgrid[0:COLUMN, 0:COLUMN]
+    shade = np.where((x + y) // 8 % 2 == 0, _GREY, _GREY - 16).astype(np.uint8)
+    return Image.fromarray(np.repeat(shade[..., None], 3, axis=2))
+
+
+def places(total: int) -> NDArray[np.float64]:
+    """[T] x in px of every sampled frame, so that those shown stand under the middle of their column."""
+    shown = shown_frames(total)
+    return np.interp(np.arange(total), shown, [(i + 0.5) * COLUMN for i in range(len(shown))])
+
+
+def curve(name: str, values: Sequence[float]) -> Curve:
+    """The line of one metric over the sampled frames: 1 at the top, 0 (or -1 where values fall below) at the bottom."""
+    xs = places(len(values))
+    ys = [level(value) for value in values]
+    lines: list[list[str]] = [[]]
+    for x, y in zip(xs, ys, strict=True):
+        if math.isnan(y):
+            lines.append([])
+        else:
+            lines[-1].append(f"{x:.1f},{y:.1f}")
+    dots = tuple(
+        Dot(round(float(x), 1), round(y, 1), f"{name} {value:.3f}, sample {i}")
+        for i, (x, y, value) in enumerate(zip(xs, ys, values, strict=True))
+        if not math.isnan(y)
+    )
+    return Curve(name, tuple(" ".join(line) for line in lines if len(line) > 1), dots)
+
+
+def level(value: float) -> float:
+    """Height of a cosine in px from the top of a curve; what lies below 0 stands on the bottom line."""
+    return CURVE - 4 - (CURVE - 8) * min(max(value, 0.0), 1.0) if not math.isnan(value) else math.nan
+
+
+@dataclass(frozen=True)
+class ChartLine:
+    """One method of a chart."""
+
+    label: str
+    control: bool
+    points: str
+    dots: tuple[Dot, ...]
+    bars: tuple[tuple[float, float, float], ...]
+    """x, top and bottom of each interval."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart with named columns, in px of its viewBox."""
+
+    width: int
+    height: int
+    columns: tuple[tuple[float, str], ...]
+    levels: tuple[tuple[float, str], ...]
+    lines: tuple[ChartLine, ...]
+
+
+def chart(
+    names: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], controls: Sequence[str]
+) -> Chart:
+    """Means with intervals of several methods over named columns.
+
+    Args:
+        names: K column names.
+        series: label -> K (value, low, high), NaN where there is none.
+        controls: labels that are controls.
+    """
+    width, height, left, bottom = 640, 260, 40, 30
+    numbers = [n for values in series.values() for part in values for n in part if not math.isnan(n)]
+    top = min(1.0, math.ceil(max(numbers, default=1.0) * 10) / 10)
+    floor = min(0.0, math.floor(min(numbers, default=0.0) * 10) / 10)
+
+    def y(value: float) -> float:
+        return round(10 + (height - bottom - 10) * (top - value) / ((top - floor) or 1.0), 1)
+
+    step = (width - left - 10) / len(names)
+    xs = [round(left + step * (i + 0.5), 1) for i in range(len(names))]
+    # methods that meet in a column stand a little apart, so that their intervals can be told from each other
+    shifts = [4.0 * (i - (len(series) - 1) / 2) for i in range(len(series))]
+    lines = []
+    for shift, (label, values) in zip(shifts, series.items(), strict=True):
+        known = [(round(x + shift, 1), part) for x, part in zip(xs, values, strict=True) if not math.isnan(part[0])]
+        lines.append(
+            ChartLine(
+                label,
+                label in controls,
+                " ".join(f"{x},{y(value)}" for x, (value, _, _) in known),
+                tuple(Dot(x, y(value), f"{label} {value:.3f}") for x, (value, _, _) in known),
+                tuple((x, y(high), y(low)) for x, (_, low, high) in known if not math.isnan(low)),
+            )
+        )
+    ticks = [floor + (top - floor) * i / 4 for i in range(5)]
+    return Chart(
+        width, height, tuple(zip(xs, names, strict=True)), tuple((y(t), f"{t:.2f}") for t in ticks), tuple(lines)
+    )
