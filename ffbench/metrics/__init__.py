@@ -41,10 +41,10 @@ def rows(values: ArrayLike, what: str, width: int | None = None) -> tuple[Array,
     array = np.asarray(values, np.float64)
     if array.ndim != 2 or (width is not None and array.shape[1] != width):
         raise ValueError(f"{what}: expected shape [T,{'D' if width is None else width}], got {list(array.shape)}")
-    missing = np.isnan(array).all(axis=1)
-    if not np.isfinite(array[~missing]).all():
+    present = np.logical_not(np.isnan(array).all(axis=1))
+    if not np.isfinite(array[present]).all():
         raise ValueError(f"{what}: a row is finite, or NaN throughout")
-    return array, ~missing
+    return array, present
 
 
 def unit_rows(values: ArrayLike, what: str, width: int | None = None) -> tuple[Array, NDArray[np.bool_]]:

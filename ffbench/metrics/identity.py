@@ -147,9 +147,14 @@ def face_rate(found: ArrayLike) -> Measured:
 
     Returns:
         A value in 0..1; every sampled frame is scored.
+
+    Raises:
+        ValueError: for another shape or type.
     """
-    per_frame = np.asarray(found, np.float64)
-    return _mean_of(per_frame, "no frame was sampled")
+    flags = np.asarray(found)
+    if flags.ndim != 1 or flags.dtype != np.bool_:
+        raise ValueError(f"found: expected bool [T], got {flags.dtype} {list(flags.shape)}")
+    return _mean_of(flags.astype(np.float64), "no frame was sampled")
 
 
 def identity_drift(similarity: ArrayLike, time: ArrayLike) -> Measured:
