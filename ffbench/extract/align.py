@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-ARCFACE_TEMPLATE: NDArray[np.float64] = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+ARCFACE_TEMPLATE: Floats = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 )
 """[5,2] px in a crop of 112: where ArcFace's training crops have eyes, nose and mouth corners (InsightFace)."""
 
 
 def similarity(points: NDArray[np.floating], template: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The rotation, uniform scale and shift that bring `points` nearest to `template`.
+    """The rotation, uniform scale and shift that bring `points` nearest to `template` in the plane.
 
-    Least squares in the plane, where Umeyama's solution (PAMI 1991, Eq. 40-43) has a closed form: with centred points
-    as complex numbers, a = sum(conj(p) q) / sum(|p|^2). A mirror image is never returned.
+    Umeyama, PAMI 1991, Eq. 38-42; a mirror image is never returned. The arithmetic stays in the arguments' precision:
+    with float32 it gives InsightFace's matrix to the last bit, hence its pixels.
 
     Args:
         points: [N,2] px, N >= 2.
@@ -33,19 +33,20 @@ def similarity(points: NDArray[np.floating], template: NDArray[np.floating]) -> 
     Raises:
         ValueError: points that are not finite, or all equal.
     """
-    p_N2, q_N2 = np.asarray(points, np.float64), np.asarray(template, np.float64)
-    if p_N2.shape != q_N2.shape or p_N2.ndim != 2 or p_N2.shape[1] != 2:
-        raise ValueError(f"points {p_N2.shape} and template {q_N2.shape} must both be [N,2]")
-    if not np.isfinite(p_N2).all():
+    if points.shape != template.shape or points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points {points.shape} and template {template.shape} must both be [N,2]")
+    if not np.isfinite(points).all():
         raise ValueError("points hold a value that is not finite")
-    p_mean, q_mean = p_N2.mean(0), q_N2.mean(0)
-    p, q = (p_N2 - p_mean) @ (1, 1j), (q_N2 - q_mean) @ (1, 1j)
-    spread = float(np.vdot(p, p).real)
-    if spread <= 1e-12 * max(1.0, float(np.square(p_N2).sum())):
+    p_mean, q_mean = points.mean(0), template.mean(0)
+    p, q = points - p_mean, template - q_mean
+    spread = p.var(0).sum()
+    if spread <= 1e-10 * max(1.0, float(np.square(p_mean).sum())):
         raise ValueError("the points are all equal")
-    a = np.vdot(p, q) / spread
-    linear = np.array([[a.real, -a.imag], [a.imag, a.real]])
-    return np.column_stack([linear, q_mean - linear @ p_mean])
+    u, d, vt = np.linalg.svd(q.T @ p / len(p))
+    sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    turn = u @ np.diag(sign) @ vt
+    scale = 1.0 / spread * (d @ sign)
+    return np.column_stack([turn * scale, q_mean - scale * (turn @ p_mean)]).astype(np.float64)
 
 
 def align(image: Image, points: NDArray[np.floating], size: int) -> Image:
@@ -64,7 +65,7 @@ def align(image: Image, points: NDArray[np.floating], size: int) -> Image:
     """
     if size <= 0 or size % 112:
         raise ValueError(f"size {size} is no multiple of 112")
-    matrix = similarity(points, ARCFACE_TEMPLATE * (size / 112))
+    matrix = similarity(np.asarray(points, np.float32), ARCFACE_TEMPLATE * (size / 112))
     return np.asarray(cv2.warpAffine(image, matrix, (size, size), borderValue=(0, 0, 0)), np.uint8)
 
 
