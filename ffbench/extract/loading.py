@@ -1,0 +1,84 @@
+"""PyTorch networks from files: strict keys, one place for devices and for the precision of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ffbench.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Net = TypeVar("Net", bound="nn.Module")
+
+CHUNK = 32
+"""Crops a network sees at once: enough to fill a GPU's or CPU's vector units, little enough for any memory."""
+
+
+def load_strict(net: Net, state: Mapping[str, Tensor], path: Path, what: str) -> Net:
+    """`net` with the tensors of `state` in float32, in evaluation mode and without gradients.
+
+    Raises:
+        UserError: keys or shapes that are not those of `net`; it names the file and the first difference.
+    """
+    own = net.state_dict()
+    # old checkpoints of PyTorch lack these counters, which inference does not read
+    absent = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in own]
+    unequal = [k for k in own if k in state and own[k].shape != state[k].shape]
+    for fault, keys in (("lacks", absent), ("has the unknown", unknown), ("has another shape for", unequal)):
+        if keys:
+            raise UserError(
+                f"{path} does not hold {what}: it {fault} {keys[0]} ({len(keys)} such keys)",
+                "give the published weights, see ffbench weights ls",
+            )
+    net.load_state_dict({**own, **state})
+    return net.float().eval().requires_grad_(False)
+
+
+def torch_device(device: str) -> str:
+    """`device` itself, if PyTorch can use it.
+
+    Raises:
+        UserError: otherwise.
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UserError(f"there is no device {device!r}", "use cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"PyTorch finds no {device}: it sees {torch.cuda.device_count()} GPUs", "choose --device cpu, or see doctor"
+        )
+    return device
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Inference in full float32: TF32 would move a cosine in its third digit, and differ between machines."""
+    import torch
+
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
+
+
+def in_chunks(run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`run` over at most CHUNK rows at a time, results joined; `rows` is not empty."""
+    return np.concatenate([run(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
+
+
+def check_crops(crops: NDArray[np.uint8], side: int, name: str) -> None:
+    """Let only uint8 [N,side,side,3] pass.
+
+    Raises:
+        ValueError: otherwise, saying what was expected and what came.
+    """
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
+        raise ValueError(f"{name} takes uint8 [N,{side},{side},3] RGB, not {crops.dtype} {list(crops.shape)}")
