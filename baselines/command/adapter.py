@@ -48,7 +48,7 @@ class Command:
             folder = Path(request.folder)
             output = folder / "output.mp4"
             prompt_file = folder / "prompt.txt"
-            prompt_file.write_text(request.case.prompt, "utf-8")
+            prompt_file.write_bytes(request.case.prompt.encode())
             values = {
                 "image": request.case.references[0].path,
                 "prompt": request.case.prompt,
@@ -74,7 +74,7 @@ def parse_argv(text: str) -> list[str]:
         argv = json.loads(text)
     except ValueError:
         argv = None
-    if not isinstance(argv, list) or not argv or not all(isinstance(part, str) and part for part in argv):
+    if not isinstance(argv, list) or not all(isinstance(part, str) for part in argv) or not any(argv[:1]):
         raise UserError(f"argv is no JSON list of arguments: {text[:200]!r}", f"give {_EXAMPLE}")
     used = {name for part in argv for name in _PLACEHOLDER.findall(part)}
     for name in sorted(used - set(PLACEHOLDERS)):

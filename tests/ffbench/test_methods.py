@@ -339,7 +339,7 @@ def test_a_worker_that_always_dies_stops_the_command(tmp_path: Path, tiny: Card)
         MethodProcess(tiny, settings, Runtime("cpu", ""), tmp_path, tmp_path / "log", 60.0) as process,
     ):
         for answer in process.run(requests(tmp_path, ["exit"] * 7)):
-            got.append(answer)  # noqa: PERF402 - what came before the error is what is tested
+            got.append(answer)
     assert [a.status for a in got] == ["failed"] * 5
 
 
@@ -367,7 +367,7 @@ def test_user_errors_and_full_disks_come_through_whole(tmp_path: Path, tiny: Car
 
 # --- an interpreter of its own
 
-FOREIGN = '''
+FOREIGN = """
 import sys
 from pathlib import Path
 from ffbench.contract import Output
@@ -380,7 +380,7 @@ class Tiny:
         for request in requests:
             Path(request.folder, NAME).write_text(request.case.prompt, encoding="utf-8")
             yield Output(video=NAME, notes={"prefix": sys.prefix, "path": repr(sys.path)})
-'''
+"""
 
 
 def test_a_foreign_interpreter_needs_no_ffbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
