@@ -10,8 +10,7 @@ from ffbench.metrics import aggregate
 from ffbench.metrics.catalog import METRICS
 from ffbench.rows import Row, Video, alike, distinct_labels, load_rows, pick_protocol
 from ffbench.store import Run
-from ffbench.tables import set_metric, valued, why_missing
-
+from ffbench.tables import faced, set_metric, valued, why_missing
 
 CLEAR = 0.05
 """p below which a difference is called one."""
@@ -101,13 +100,11 @@ def _lacking(row: Row, values: dict[Video, float]) -> int:
 
 
 def _set_level(a: Row, b: Row, metric: str, common_cases: bool) -> Difference:
-    faced = [
-        {video for video, scores in row.scores.items() if any(s.num_scored for s in scores.values())} for row in (a, b)
-    ]
-    shared = frozenset(faced[0] & faced[1])
-    if faced[0] != faced[1]:
+    seen = (faced(a), faced(b))
+    shared = seen[0] & seen[1]
+    if seen[0] != seen[1]:
         if not common_cases:
-            counts = [len(row.generations) - len(videos) for row, videos in zip((a, b), faced, strict=True)]
+            counts = [len(row.generations) - len(videos) for row, videos in zip((a, b), seen, strict=True)]
             return _none(
                 metric,
                 f"videos without a face: {a.label} {counts[0]} and {b.label} {counts[1]}; "

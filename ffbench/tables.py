@@ -135,6 +135,11 @@ def why_missing(row: Row, metric: str, videos: frozenset[Video]) -> str:
     return reason.removeprefix(NEEDS) if count == total else f"{reason} ({count} of {total} videos)"
 
 
+def faced(row: Row) -> frozenset[Video]:
+    """The videos in which a face was found."""
+    return frozenset(v for v, scores in row.scores.items() if "face_rate" in scores and scores["face_rate"].value > 0)
+
+
 def set_metric(row: Row, metric: str, allow_small: bool = False) -> tuple[float, str]:
     """A set-level metric, all face crops of a row against all its reference faces; NaN comes with the reason."""
     crops, references, reason = _features(row)
@@ -148,19 +153,19 @@ def _set_cells(row: Row, allow_small: bool) -> Iterator[Cell]:
     # read once for all metrics: features are the large part of a track
     crops, references, missing = _features(row)
     everything = frozenset(row.generations)
-    faced = [video for video, scores in row.scores.items() if any(score.num_scored for score in scores.values())]
+    seen = faced(row)
     for metric in metrics:
         value, reason = (math.nan, missing) if missing else _distance(metric, crops, references, allow_small)
         cell = _cell(row, metric, ("all", everything), {}, reason)
         if not reason:
-            people = len({row.cases[case_id].identity_id for case_id, _ in faced})
+            people = len({row.cases[case_id].identity_id for case_id, _ in seen})
             cell = dataclasses.replace(
                 cell,
                 value=_round(value),
                 reason="",
                 num_identities=people,
-                num_videos=len(faced),
-                num_unscored=row.num_made - len(faced),
+                num_videos=len(seen),
+                num_unscored=row.num_made - len(seen),
             )
         yield cell
 
