@@ -25,13 +25,14 @@ from ffbench import weights
 from ffbench.cards import Card, override
 from ffbench.contract import Request, Runtime
 from ffbench.errors import UserError
+from ffbench.image import ImageError
 from ffbench.methods import Answer, MethodProcess, find
 from ffbench.progress import bar
 from ffbench.provenance import provenance
 from ffbench.records import Case, Generation, Scalar, derive_seed, digest
 from ffbench.store import Run, run_folder
-from ffbench.suites import ImageError, Suite, prepare_reference
-from ffbench.video import VideoError, probe, write_mp4
+from ffbench.suites import Suite, prepare_reference
+from ffbench.video import VideoError, read_clip, write_mp4
 from ffbench.worker import DISK_FULL
 
 Redo = Literal["missing", "failed", "all"]
@@ -264,8 +265,12 @@ def _prepare(suite: Suite, cache: Path) -> dict[str, Path | str]:
         if reference.path not in prepared:
             try:
                 prepared[reference.path] = prepare_reference(Path(reference.path), cache)
-            except (ImageError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
-                prepared[reference.path] = f"reference {Path(reference.path).name}: {error}"
+            except (ImageError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in DISK_FULL:
+                    raise
+                name = Path(reference.path).name
+                reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+                prepared[reference.path] = f"reference {name}: {reason.replace(reference.path, name)}"
     return prepared
 
 
@@ -310,9 +315,7 @@ def _take_video(folder: Path, name: str, target: Path) -> None:
         raise VideoError(f"the method named a video file that is not there: {path.name}") from error
     if not stat.S_ISREG(mode) or not path.resolve().is_relative_to(folder.resolve()):
         raise VideoError(f"the method's video {path.name} is a link or lies outside the request's folder")
-    facts = probe(path)
-    if facts.num_frames < 1:
-        raise VideoError(f"the method's video {path.name} has no frames")
+    read_clip(path, [])  # decodes the whole file: what is kept is complete
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
     path.replace(target)

@@ -1,0 +1,276 @@
+"""The only frame reader and the only encoder of the house: RGB uint8, sequential, counted."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+CRF = 12
+"""Constant rate factor of libx264: visually lossless, so that measuring sees the method and not the encoder."""
+_BT601 = 6
+"""FFmpeg's number of SMPTE 170M: what swscale, OpenCV and the peers' readers assume."""
+_SHORT = 0.5
+"""Seconds by which the last frame may miss the declared duration before the file counts as cut off."""
+
+
+class VideoError(Exception):
+    """A video that cannot be read whole; the message says what is wrong with it."""
+
+
+class Frames(NamedTuple):
+    """Sampled frames: `pixels` uint8 [T,H,W,3] RGB, `number` int64 [T] place in the video, `time` float64 [T] s."""
+
+    pixels: NDArray[np.uint8]
+    number: NDArray[np.int64]
+    time: NDArray[np.float64]
+
+
+class Clip(NamedTuple):
+    """One decoded video: the frames of each asked sampler, and what the whole file is."""
+
+    frames: Mapping[str, Frames]
+    size: tuple[int, int]
+    """Upright width and height, px."""
+    fps: float
+    """Mean frame rate; 0 for a single frame."""
+    num_frames: int
+    duration: float
+    """Seconds from the first frame to the end of the last."""
+
+
+class VideoInfo(NamedTuple):
+    """What a file says of itself, without decoding more than one frame."""
+
+    width: int
+    height: int
+    frames: int | None
+    """Declared frame count; None where the container has none."""
+    fps: float
+    duration: float
+    """Seconds; NaN where the container does not say."""
+    codec: str
+
+
+def sample_indices(sampler: str, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Which frames a sampler takes of a video whose frames are shown at `times` (float64 [N], ascending, s).
+
+    `linspaceK`: N-1 split in K, truncated. `strideK`: int(i N / K), so the last frame is never taken. `timeK`: the
+    frames nearest to K equally spaced times from the first frame to the last; with a constant rate the same as even
+    spacing by time. `all`: every frame. Fewer frames than K repeat.
+
+    Raises:
+        ValueError: for an unknown sampler or no frames.
+    """
+    count = len(times)
+    if count == 0:
+        raise ValueError("there are no frames to sample")
+    if sampler == "all":
+        return np.arange(count)
+    match = re.fullmatch(r"(linspace|stride|time)([1-9][0-9]*)", sampler)
+    if match is None:
+        raise ValueError(f"unknown sampler {sampler!r}: use linspaceK, strideK, timeK or all")
+    number = int(match[2])
+    if match[1] == "linspace":
+        return np.linspace(0, count - 1, number, dtype=int).astype(np.int64)
+    if match[1] == "stride":
+        return np.arange(number) * count // number
+    wanted = np.linspace(times[0], times[-1], number)
+    after = np.clip(np.searchsorted(times, wanted), 1, max(count - 1, 1)) if count > 1 else np.zeros(number, int)
+    before = np.maximum(after - 1, 0)
+    return np.where(wanted - times[before] <= times[after] - wanted, before, after).astype(np.int64)
+
+
+def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
+    """Decode a video once, in order, and keep the frames that the samplers want.
+
+    Rotation metadata is applied. The packets are counted first; a file that decodes to another number of frames, that
+    declares more than it holds, or that has corrupt frames is refused: never fewer frames in silence.
+
+    Raises:
+        VideoError: for anything that is no whole video.
+        FileNotFoundError: where there is no file.
+    """
+    with _opened(path) as container:
+        times = _frame_times(path, container)
+    wanted = {sampler: sample_indices(sampler, times) for sampler in samplers}
+    keep = np.unique(np.concatenate([np.zeros(0, np.int64), *wanted.values()]))
+    kept: list[NDArray[np.uint8]] = []
+    sizes: set[tuple[int, int]] = set()
+    count = 0
+    with _opened(path) as container:
+        stream = _stream(path, container)
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"err_detect": "explode"}
+        places = set(keep.tolist())
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError(f"frame {count} is corrupt")
+                sizes.add(_upright_size(frame))
+                if count in places:
+                    kept.append(_upright(frame))
+                count += 1
+        except (av.error.FFmpegError, ValueError) as error:
+            raise VideoError(f"decoding fails after {count} of {len(times)} frames ({_words(error)})") from error
+        rate = stream.average_rate
+    if count != len(times):
+        raise VideoError(f"{count} frames decode of {len(times)} in the file")
+    if len(sizes) > 1:
+        raise VideoError("the frame size changes within the video")
+    pixels = np.stack(kept) if kept else np.zeros((0, 0, 0, 3), np.uint8)
+    frames = {
+        sampler: Frames(pixels[np.searchsorted(keep, index)], index, times[index]) for sampler, index in wanted.items()
+    }
+    duration = _duration(times, rate)
+    fps = (count - 1) / (times[-1] - times[0]) if count > 1 and times[-1] > times[0] else 0.0
+    return Clip(frames, sizes.pop(), float(fps), count, duration)
+
+
+def probe(path: Path) -> VideoInfo:
+    """What a video says of itself; decodes the first frame alone.
+
+    Raises:
+        VideoError: if it has no video stream or no first frame.
+        FileNotFoundError: where there is no file.
+    """
+    with _opened(path) as container:
+        stream = _stream(path, container)
+        try:
+            first = next(container.decode(stream), None)
+        except av.error.FFmpegError as error:
+            raise VideoError(f"the first frame does not decode ({_words(error)})") from error
+        if first is None:
+            raise VideoError("the video stream holds no frame")
+        width, height = _upright_size(first)
+        seconds = float(container.duration / av.time_base) if container.duration else float("nan")
+        return VideoInfo(
+            width, height, stream.frames or None, float(stream.average_rate or 0), seconds, stream.codec_context.name
+        )
+
+
+def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
+    """Encode frames as H.264 (yuv420p, BT.601, CRF 12); the same frames give the same bytes on any number of cores.
+
+    An odd width or height repeats its last column or row, since yuv420p needs even ones. The file appears whole or not
+    at all.
+
+    Args:
+        path: where the video belongs; its folder exists.
+        frames: uint8 [T,H,W,3] RGB, T at least 1.
+        fps: frames a second, above 0.
+
+    Raises:
+        ValueError: for frames of another dtype or shape, or a rate that is not positive.
+        OSError: when the disk is full or the folder cannot be written.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must be uint8 [T,H,W,3], got {frames.dtype} {list(frames.shape)}")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps must lie above 0 and at most at 1000, got {fps}")
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    with tempfile.NamedTemporaryFile(prefix=".part-", suffix=".mp4", dir=path.parent, delete=False) as file:
+        part = Path(file.name)
+    try:
+        # FFmpeg reports a failed write late or not at all: encode in memory, and let Python write
+        part.write_bytes(_encoded(frames, fps))
+        part.chmod(0o644)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _encoded(frames: NDArray[np.uint8], fps: float) -> bytes:
+    buffer = io.BytesIO()
+    options = {"fflags": "+bitexact"}
+    with av.open(buffer, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        # one thread: x264 spends bits otherwise with every number of threads
+        stream.options = {"crf": str(CRF), "preset": "fast", "threads": "1"}
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT601
+        context.color_range = 1
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    if path.stat().st_size == 0:
+        raise VideoError("the file is empty (0 bytes)")
+    try:
+        return av.open(str(path), metadata_errors="ignore")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise VideoError(f"this is no video that FFmpeg can open ({_words(error)})") from error
+
+
+def _stream(path: Path, container: Any) -> Any:
+    streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
+    if not streams:
+        raise VideoError("the file holds no video stream")
+    return streams[0]
+
+
+def _frame_times(path: Path, container: Any) -> NDArray[np.float64]:
+    """Times of every frame that will be shown, from the packets alone; checks them against what is declared."""
+    stream = _stream(path, container)
+    stamps: list[float] = []
+    packets = 0
+    end = 0.0
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue  # the flushing packet
+            packets += 1
+            if packet.is_corrupt:
+                raise VideoError(f"packet {packets - 1} is corrupt")
+            if packet.is_discard:
+                continue  # cut away by an edit list
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            base = float(packet.time_base or stream.time_base)
+            stamps.append(stamp * base if stamp is not None else len(stamps) / float(stream.average_rate or 25))
+            end = max(end, stamps[-1] + (packet.duration or 0) * base)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"reading fails after {packets} packets ({_words(error)})") from error
+    if not stamps:
+        raise VideoError("the video stream holds no frame")
+    if stream.frames and packets < stream.frames:
+        raise VideoError(f"the file is cut off: it declares {stream.frames} frames and holds {packets}")
+    if not stream.frames and container.duration:
+        declared = container.duration / av.time_base + min(stamps)
+        if declared - end > _SHORT and declared - end > 0.05 * declared:
+            raise VideoError(f"the file is cut off: it declares {declared:.2f} s and holds {end:.2f} s")
+    return np.sort(np.asarray(stamps, np.float64))
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+
+
+def _upright_size(frame: Any) -> tuple[int, int]:
+    return (frame.height, frame.width) if round(frame.rotation / 90) % 2 else (frame.width, frame.height)
+
+
+def _duration(times: NDArray[np.float64], rate: Fraction | None) -> float:
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else (1 / float(rate) if rate else 0.0)
+    return float(times[-1] - times[0] + step)
+
+
+def _words(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return text.splitlines()[0] if text else type(error).__name__
