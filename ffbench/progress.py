@@ -19,7 +19,7 @@ PLAIN_SECONDS = 30.0
 
 
 class _View(Protocol):
-    def show(self, done: int, facts: str) -> None: ...
+    def show(self, done: int, total: int | None, facts: str) -> None: ...
 
     def close(self, facts: str) -> None: ...
 
@@ -42,14 +42,15 @@ class Bar:
         with self._lock:
             self.done += n
             self.failed += failed
-            self._view.show(self.done, self._facts())
+            self._view.show(self.done, self._total, self._facts())
 
-    def restart(self, done: int) -> None:
-        """Set the count back, for work that has to begin again."""
+    def restart(self, done: int, total: int | None = None) -> None:
+        """Begin anew at `done` units, for work that starts over or learns its `total` late."""
         with self._lock:
+            self._total = self._total if total is None else total
             self.done = self._before = done
             self._start = time.monotonic()
-            self._view.show(self.done, self._facts())
+            self._view.show(self.done, self._total, self._facts())
 
     def close(self) -> None:
         """Show the last state. `bar` calls it."""
@@ -133,7 +134,7 @@ class _Plain:
         self._label = label
         self._last = time.monotonic()
 
-    def show(self, done: int, facts: str) -> None:
+    def show(self, done: int, total: int | None, facts: str) -> None:
         now = time.monotonic()
         if now - self._last >= PLAIN_SECONDS:
             self._last = now
@@ -157,8 +158,8 @@ class _Rich:
         self._task: TaskID = self._progress.add_task(label, total=total, completed=done, facts="")
         self._progress.start()
 
-    def show(self, done: int, facts: str) -> None:
-        self._progress.update(self._task, completed=done, facts=facts)
+    def show(self, done: int, total: int | None, facts: str) -> None:
+        self._progress.update(self._task, completed=done, total=total, facts=facts)
 
     def close(self, facts: str) -> None:
         self._progress.update(self._task, facts=facts)
