@@ -73,10 +73,9 @@ def detect_ladder(detector: Detector, image: Image, ladder: Sequence[str]) -> tu
     """
     for rung in ladder:
         if rung == PAD:
-            padded, (left, top) = pad25(image)
+            padded, corner = pad25(image)
             found = detector.detect(padded, next(r for r in ladder if r != PAD))
-            shift = np.array([left, top], np.float32)
-            found = Detections(found.boxes - np.tile(shift, 2), found.points - shift, found.scores)
+            found = _shifted(found, corner)
         else:
             found = detector.detect(image, rung)
         if len(found.scores):
@@ -90,6 +89,12 @@ def pad25(image: Image) -> tuple[Image, tuple[int, int]]:
     grey = (128, 128, 128)
     padded = cv2.copyMakeBorder(image, top, top, left, left, cv2.BORDER_CONSTANT, value=grey)
     return np.asarray(padded, np.uint8), (left, top)
+
+
+def _shifted(found: Detections, corner: tuple[int, int]) -> Detections:
+    """Detections of a padded image in px of the image whose (left, top) corner is given."""
+    shift = np.array(corner, np.float32)
+    return Detections(found.boxes - np.tile(shift, 2), found.points - shift, found.scores)
 
 
 class Scrfd:
@@ -140,7 +145,7 @@ class Scrfd:
 
 
 class Mtcnn:
-    """MTCNN of facenet-pytorch, whose weights come inside its wheel.
+    """MTCNN of facenet-pytorch, whose weights come inside its wheel; faces at the edge are looked at with a border.
 
     Args:
         threshold: least score of the last stage, 0..1; the first two keep the published 0.6 and 0.7.
@@ -158,7 +163,7 @@ class Mtcnn:
         self._min_face, self._max_side = min_face, max_side
         self.id = (
             f"mtcnn:facenet-pytorch-{metadata.version('facenet-pytorch')}@{_mtcnn_sha256()[:12]},"
-            f"threshold={threshold:g},min_face={min_face},max_side={max_side}"
+            f"threshold={threshold:g},min_face={min_face},max_side={max_side},edge={PAD}"
         )
 
     def detect(self, image: Image, rung: str) -> Detections:
@@ -173,15 +178,30 @@ class Mtcnn:
             return no_faces()
         if scale < 1:
             image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+        found = self._find(image)
+        if _leaves(found.boxes, *small):
+            padded, corner = pad25(image)
+            found = _shifted(self._find(padded), corner)
+        factor = np.array([width / small[0], height / small[1]], np.float32)
+        return Detections(found.boxes * np.tile(factor, 2), found.points * factor, found.scores)
+
+    def _find(self, image: Image) -> Detections:
         boxes, scores, points = self._net.detect(image, landmarks=True)
         if boxes is None:
             return no_faces()
-        factor = np.array([width / small[0], height / small[1]], np.float32)
-        return Detections(
-            boxes.astype(np.float32) * np.tile(factor, 2),
-            points.astype(np.float32) * factor,
-            scores.astype(np.float32),
-        )
+        # several faces come as arrays of objects
+        return Detections(boxes.astype(np.float32), points.astype(np.float32), scores.astype(np.float32))
+
+
+def _leaves(boxes: Floats, width: int, height: int) -> bool:
+    """Whether the square around any box reaches outside the image.
+
+    facenet-pytorch then cuts the square at the edge but maps the points as if it had not: on 200 close-up photographs
+    they lie 0.12 face heights from SCRFD's in the median, with a border around the image 0.04.
+    """
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0)[:, None] / 2
+    return bool((centre < half).any() or (centre + half > (width, height)).any())
 
 
 @functools.cache
