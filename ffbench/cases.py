@@ -144,7 +144,9 @@ def reference(path: Path, view: str = "") -> Reference:
 def embedded_prompts() -> tuple[Prompt, ...]:
     """The benchmark's 20 prompts."""
     tables = embedded_data("prompts.toml")["prompt"]
-    return tuple(Prompt(**{**table, "prompt": table["prompt"].strip(), "tags": tuple(table["tags"])}) for table in tables)
+    return tuple(
+        Prompt(**{**table, "prompt": table["prompt"].strip(), "tags": tuple(table["tags"])}) for table in tables
+    )
 
 
 @functools.cache

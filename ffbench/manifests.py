@@ -117,7 +117,9 @@ def _read_csv(path: Path, text: str, known: Collection[str]) -> list[Row]:
             values = {name: cell for name, cell in zip(header, cells, strict=False) if cell.strip()}
             rows.append(Row(reader.line_num, values))
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}", "mend the row; double the quotes inside quotes") from error
+        raise UserError(
+            f"{path}:{reader.line_num}: {error}", "mend the row; double the quotes inside quotes"
+        ) from error
     return rows
 
 
