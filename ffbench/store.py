@@ -195,11 +195,13 @@ def _append(path: Path, lines: list[str]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(line + "\n" for line in lines).encode()
-    with path.open("ab") as stream:
+    # unbuffered: a buffer would be flushed once more on closing, after the cut
+    with path.open("ab", buffering=0) as stream:
         end = stream.tell()
         try:
-            stream.write(data)
-            stream.flush()
+            rest = memoryview(data)
+            while rest:
+                rest = rest[stream.write(rest) :]
             os.fsync(stream.fileno())
         except OSError:
             os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
