@@ -266,27 +266,27 @@ class SixDRepNetPose:
     """
 
     def __init__(self, path: Path, sha256: str, device: str = "cpu") -> None:
-        from ffbench.extract.sixdrepnet import SixDRepNet, load_published
+        from ffbench.extract.loading import load_strict, torch_device
+        from ffbench.extract.sixdrepnet import SixDRepNet, published_state
         from ffbench.weights import load_state_dict
 
-        net = SixDRepNet()
-        try:
-            load_published(net, load_state_dict(path))
-        except ValueError as error:
-            raise UserError(f"{path}: {error}", "pull the published weights: ffbench weights pull 6drepnet") from error
-        self._net, self._device = net.eval().to(device), device
+        self._device = torch_device(device)
+        net = load_strict(SixDRepNet(), published_state(load_state_dict(path)), path, "6DRepNet")
+        self._net = net.to(self._device)
         self.id = f"sixdrepnet:{path.name}@{sha256[:12]}"
 
     def angles(self, images: Sequence[Image], boxes: Floats, points: Floats) -> Floats:
         """See `PoseEstimator`."""
         import torch
 
+        from ffbench.extract.loading import CHUNK, inference
+
         out_N3 = np.full((len(images), 3), np.nan, np.float32)
         pairs = [(i, _demo_crop(image, box)) for i, (image, box) in enumerate(zip(images, boxes, strict=True))]
         fit = [(i, crop) for i, crop in pairs if crop is not None]
-        for start in range(0, len(fit), 32):
-            rows, crops = zip(*fit[start : start + 32], strict=True)
-            with torch.inference_mode():
+        for start in range(0, len(fit), CHUNK):
+            rows, crops = zip(*fit[start : start + CHUNK], strict=True)
+            with inference():
                 rotation = self._net(torch.from_numpy(np.stack(crops)).to(self._device))
             out_N3[list(rows)] = zyx_angles(rotation.double().cpu().numpy())
         return out_N3

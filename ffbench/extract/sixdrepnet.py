@@ -70,20 +70,9 @@ def rotation_from_six(six_B6: Tensor) -> Tensor:
     return torch.stack([first, torch.linalg.cross(third, first), third], dim=2)
 
 
-def load_published(net: SixDRepNet, state: Mapping[str, object]) -> None:
-    """Load a state dict, or a training checkpoint that holds one under `model_state_dict`.
-
-    Raises:
-        ValueError: keys or shapes that are not 6DRepNet's, the first few named.
-    """
-    inner = state.get("model_state_dict", state)
-    if not isinstance(inner, Mapping):
-        raise ValueError("model_state_dict holds no state dict")
+def published_state(file: Mapping[str, object]) -> dict[str, Tensor]:
+    """The network's own tensors in a loaded checkpoint: a bare state dict, or one under `model_state_dict`."""
+    inner = file.get("model_state_dict", file)
     # checkpoints of several GPUs carry DataParallel's prefix
-    given = {str(k).removeprefix("module."): v for k, v in inner.items()}
-    wanted = net.state_dict()
-    wrong = [k for k in wanted if k not in given or getattr(given[k], "shape", None) != wanted[k].shape]
-    wrong += [k for k in given if k not in wanted]
-    if wrong:
-        raise ValueError(f"not 6DRepNet's weights, {len(wrong)} keys differ: {', '.join(wrong[:4])}")
-    net.load_state_dict(given)
+    items = inner.items() if isinstance(inner, Mapping) else ()
+    return {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ffbench.extract.sixdrepnet import SixDRepNet, load_published, rotation_from_six
+from ffbench.errors import UserError
+from ffbench.extract.loading import load_strict
+from ffbench.extract.sixdrepnet import SixDRepNet, published_state, rotation_from_six
 
 KEYS = Path(__file__).parent / "sixdrepnet_keys.txt"
 
@@ -64,20 +66,22 @@ def test_degenerate_six_numbers_stay_finite() -> None:
     assert torch.isfinite(rotation_from_six(torch.ones(1, 6))).all()
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model_state_dict": s, "epoch": 3}])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_loads_both_published_forms(net: SixDRepNet, wrap: object, prefix: str) -> None:
-    state = {prefix + k: v for k, v in net.state_dict().items()}
-    other = SixDRepNet()
-    load_published(other, wrap(state))  # type: ignore[operator]
-    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), net.state_dict().values(), strict=True))
+def test_both_published_forms_of_a_file(net: SixDRepNet, prefix: str) -> None:
+    bare = {prefix + k: v for k, v in net.state_dict().items()}
+    for file in (bare, {"model_state_dict": bare, "epoch": 3}):
+        state = published_state(file)
+        assert list(state) == list(published())
+        other = load_strict(SixDRepNet(), state, KEYS, "6DRepNet")
+        assert all(torch.equal(v, state[k]) for k, v in other.state_dict().items())
+    assert published_state({"model_state_dict": 3}) == {}
 
 
-def test_wrong_weights_are_named(net: SixDRepNet) -> None:
-    state = dict(net.state_dict())
-    state["linear_reg.bias"] = torch.zeros(3)
-    state["surplus"] = state.pop("layer0.rbr_reparam.bias")
-    with pytest.raises(ValueError, match=r"3 keys differ: layer0\.rbr_reparam\.bias, linear_reg\.bias, surplus"):
-        load_published(SixDRepNet(), state)
-    with pytest.raises(ValueError, match="holds no state dict"):
-        load_published(SixDRepNet(), {"model_state_dict": torch.zeros(1)})
+def test_files_of_other_networks_are_refused(net: SixDRepNet) -> None:
+    state = net.state_dict()
+    for change, words in (
+        ({"linear_reg.bias": torch.zeros(3)}, "has another shape for linear_reg.bias"),
+        ({"surplus": torch.zeros(1)}, "has the unknown surplus"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_strict(SixDRepNet(), published_state({**state, **change}), KEYS, "6DRepNet")
