@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ffbench import weights
 from ffbench.cards import Card, override
 from ffbench.contract import Request, Runtime
 from ffbench.errors import UserError
@@ -33,6 +32,7 @@ from ffbench.records import Case, Generation, Scalar, derive_seed, digest
 from ffbench.store import Run, run_folder
 from ffbench.suites import Suite, prepare_reference
 from ffbench.video import VideoError, read_clip, write_mp4
+from ffbench.weights import weights_dir
 from ffbench.worker import DISK_FULL
 
 Redo = Literal["missing", "failed", "all"]
@@ -247,7 +247,7 @@ def _work(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> 
         for case in reversed(suite.cases)
         if case.references and isinstance(prepared[case.references[0].path], Path)
     }
-    runtime = Runtime(options.device, str(weights.root()), identities)
+    runtime = Runtime(options.device, str(weights_dir()), identities)
     log = todo.run.log("worker.log")
     with MethodProcess(todo.card, todo.settings, runtime, scratch, log, options.timeout) as process:
         for answer in process.run(requests):
@@ -290,8 +290,8 @@ def _record(run: Run, blank: Generation, answer: Answer, folder: Path, facts: Ma
         else:
             frames = np.memmap(folder / answer.frames, np.uint8, "r", shape=answer.shape)
             write_mp4(target, frames, answer.fps)
-    except VideoError as error:
-        return _closed(blank, error=_anonymous(str(error), folder), **measured)
+    except (VideoError, ValueError) as error:
+        return _closed(blank, error=f"the method's video: {_anonymous(str(error), folder)}", **measured)
     finally:
         shutil.rmtree(folder)
     video = target.relative_to(run.root).as_posix()
@@ -312,9 +312,9 @@ def _take_video(folder: Path, name: str, target: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except OSError as error:
-        raise VideoError(f"the method named a video file that is not there: {path.name}") from error
+        raise VideoError(f"{path.name} is not there") from error
     if not stat.S_ISREG(mode) or not path.resolve().is_relative_to(folder.resolve()):
-        raise VideoError(f"the method's video {path.name} is a link or lies outside the request's folder")
+        raise VideoError(f"{path.name} is a link, no file, or lies outside the request's folder")
     read_clip(path, [])  # decodes the whole file: what is kept is complete
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -43,7 +43,7 @@ if site:
 cases = tuple(from_json(Case, line) for line in Path(folder, "cases.jsonl").read_text().splitlines())
 settings = () if site else ("width=96", "height=80", "num_frames=5")
 try:
-    done = generate(Suite("mine", "1", cases), method, Path(out),
+    done = generate(Suite("mine", "1", "for tests", cases), method, Path(out),
                     GenerateOptions(settings=settings, redo=redo, timeout=float(timeout)))
 except UserError as error:
     print(error, file=sys.stderr)
