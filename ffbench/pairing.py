@@ -208,7 +208,7 @@ def _texts(prompts: Path | None, clips: Sequence[_Clip]) -> tuple[dict[str, Prom
                 raise UserError(f"{prompts} names a video twice", "give each video one prompt")
             return _by_name(prompts, {n: prompt_of(slug(name_of_text(row)), row) for n, row in named.items()}, clips)
         return _by_ending(prompts, read_prompts(prompts), clips)
-    lines = [line.split("\t", 1) for line in read_text(prompts).splitlines() if line.strip()]
+    lines = [line.split("\t", 1) for line in read_text(prompts).split("\n") if line.strip()]
     if any(len(line) == 2 for line in lines):
         return _by_name(prompts, {line[0].strip(): _loose(line[-1]) for line in lines if len(line) == 2}, clips)
     text = _loose(read_text(prompts))

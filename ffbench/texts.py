@@ -26,7 +26,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             if "prompt" not in row.values:
                 raise UserError(f"{path}:{row.line} has no 'prompt'", "give every row a text in the column prompt")
     else:
-        lines = read_text(path).splitlines()
+        lines = read_text(path).split("\n")
         rows = [Row(number, {"prompt": line.strip()}) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise UserError(f"{path} holds no prompts", "give at least one")
