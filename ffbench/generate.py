@@ -91,12 +91,15 @@ def plan(suite: Suite, method: str, out: Path, options: GenerateOptions) -> Plan
     _refuse_mixture(run, known, card, settings)
     _refuse_other_cases(run, suite)
     wanted = [_blank(case, card, settings, take) for take in range(options.takes) for case in suite.cases]
-    todo, done = [], []
+    todo: list[Generation] = []
+    done: list[Generation] = []
     for blank in wanted[: options.limit]:
         before = known.get(blank.key)
-        (todo if before is None or _again(run, before, options.redo) else done).append(before or blank)
-    blanks = {blank.key: blank for blank in wanted}
-    return Plan(run, card, settings, tuple(blanks[one.key] for one in todo), tuple(done))
+        if before is None or _again(run, before, options.redo):
+            todo.append(blank)
+        else:
+            done.append(before)
+    return Plan(run, card, settings, tuple(todo), tuple(done))
 
 
 def generate(suite: Suite, method: str, out: Path, options: GenerateOptions) -> GenerateSummary:

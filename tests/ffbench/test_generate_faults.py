@@ -213,14 +213,16 @@ def test_ctrl_c_puts_everything_away(
     assert records(run) == undisturbed[0]
 
 
-def test_a_killed_worker_costs_one_video(
+def test_a_killed_worker_costs_at_most_one_video(
     suite: Path, undisturbed: tuple[list[dict[str, Any]], float], tmp_path: Path
 ) -> None:
     run = run_of(tmp_path)
     process = host(suite, tmp_path)
     wait_until(lambda: lines_of(run) >= 3)
-    for pid in children(process.pid):
-        os.kill(pid, signal.SIGKILL)
+    process.send_signal(signal.SIGSTOP)
+    (worker,) = children(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     done, _ = finish(process)
     failed = [line for line in records(run) if line["status"] != "ok"]
     assert done[0] == 0 and done[1] + done[2] == 30 and len(failed) == done[2] <= 1
@@ -254,16 +256,19 @@ def test_noise_hangs_and_aborts_cost_what_they_touch(suite: Path, tmp_path: Path
     package.mkdir(parents=True)
     (package / "adapter.py").write_text(UNRULY)
     (package / "card.toml").write_text('summary="s"\nkind="tool"\nrevision="1"\nlicence="none"\nbatch=5\n[settings]\n')
-    done, _ = finish(host(suite, tmp_path / "out", "unruly", timeout=0.7, site=str(tmp_path / "site")))
-    assert done == [0, 12, 18, 0]
+    few = tmp_path / "few"
+    few.mkdir()
+    lines = (suite / "cases.jsonl").read_text().splitlines(keepends=True)
+    (few / "cases.jsonl").write_text("".join(lines[:10]))
+    done, _ = finish(host(few, tmp_path / "out", "unruly", timeout=1.0, site=str(tmp_path / "site")))
+    assert done == [0, 4, 6, 0]
     run = run_of(tmp_path / "out", "unruly")
     reasons = {"p1": "timed out", "p2": "SIGABRT", "p3": "ValueError: no face"}
     for line in records(run):
         how = line["case_id"].partition("-")[2]
         assert line["status"] == ("failed" if how in reasons else "ok")
         assert reasons.get(how, "") in line["error"]
-    check_whole_ok = [line for line in records(run) if line["status"] == "ok"]
-    assert len({line["video_sha256"] for line in check_whole_ok}) == 12
+    assert len({line["video_sha256"] for line in records(run) if line["status"] == "ok"}) == 4
     assert processes(str(tmp_path / "site")) == []
 
 
@@ -290,7 +295,10 @@ def test_two_hosts_at_once_make_each_video_once(
 ) -> None:
     first = host(suite, tmp_path)
     wait_until(lambda: lines_of(run_of(tmp_path)) >= 1)
+    first.send_signal(signal.SIGSTOP)
+    assert lines_of(run_of(tmp_path)) < 30
     _, stderr = finish(host(suite, tmp_path), code=2)
+    first.send_signal(signal.SIGCONT)
     assert "another ffbench is writing to" in stderr and "--out" in stderr
     finish(first)
     assert records(run_of(tmp_path)) == undisturbed[0]
