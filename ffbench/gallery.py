@@ -21,6 +21,7 @@ from PIL import Image
 
 from ffbench import render, strips
 from ffbench.image import ImageError, read_image
+from ffbench.measure import NEEDS
 from ffbench.metrics.catalog import METRICS
 from ffbench.progress import bar
 from ffbench.protocols import PROTOCOLS
@@ -74,6 +75,8 @@ class Group:
     case: Case
     take: int
     reference: str
+    """Relative link to a small copy of the photograph, and below to the face that was measured in it."""
+    reference_face: str
     videos: tuple[Shown, ...]
 
 
@@ -91,7 +94,7 @@ def write_page(gallery: Gallery) -> Path:
         for video in chosen:
             case = ordered[0].cases[video[0]]
             shown = [_shown(gallery, row, video) for row in ordered if video in row.generations]
-            groups.append(Group(case, video[1], _reference(gallery.folder, case), tuple(shown)))
+            groups.append(Group(case, video[1], *_reference(gallery.folder, ordered[0], case), tuple(shown)))
             progress.advance()
     failures = [
         (row.label, generation)
@@ -197,7 +200,12 @@ def _shown(gallery: Gallery, row: Row, video: Video) -> Shown:
         video=_link(gallery.folder, path) if path else "",
         strip=strip,
         size=size,
-        values=tuple(_value(scores[metric]) for metric in render.main_metrics(gallery.sheet) if metric in scores),
+        values=tuple(
+            _value(scores[metric])
+            for metric in render.main_metrics(gallery.sheet)
+            # weights that are missing are said once, under the table
+            if metric in scores and not scores[metric].reason.startswith(NEEDS)
+        ),
         curves=curves,
         columns=columns,
         worst="" if math.isnan(primary) else f"{primary:.6g}",
@@ -207,7 +215,8 @@ def _shown(gallery: Gallery, row: Row, video: Video) -> Shown:
 
 def _value(score: Score) -> tuple[str, str, str]:
     info = METRICS[score.metric]
-    shown = render.DASH if math.isnan(score.value) else f"{score.value:.{info.decimals}f}"
+    unit = info.unit if info.unit == "°" else ""
+    shown = render.DASH if math.isnan(score.value) else f"{score.value:.{info.decimals}f}{unit}"
     return info.title, shown, score.reason
 
 
@@ -221,7 +230,7 @@ def _strip(folder: Path, row: Row, video: Video) -> tuple[str, tuple[int, int], 
     name = f"strips/{generation.key}-{digest_of(track.number[rows], track.box[rows])}.jpg"
     if not (folder / name).is_file():
         try:
-            frames = read_clip(row.run.video(generation), [sampler]).frames(sampler)
+            frames = read_clip(row.run.video(generation), [sampler]).frames[sampler].pixels
         except (VideoError, OSError):
             return "", (0, 0), ()
         picture = strips.strip(frames[rows], track.box[rows])
@@ -249,18 +258,23 @@ def digest_of(number: np.ndarray, box: np.ndarray) -> str:
     return hashlib.sha256(number.tobytes() + box.tobytes()).hexdigest()[:8]
 
 
-def _reference(folder: Path, case: Case) -> str:
-    """Write a small copy of a case's first reference beside the page; empty where the photograph is gone."""
+def _reference(folder: Path, row: Row, case: Case) -> tuple[str, str]:
+    """Write a small copy of a case's first reference and its face beside the page; empty where there is none."""
     photograph = case.references[0]
     name = f"references/{photograph.sha256[:16]}.jpg"
-    if not (folder / name).is_file():
+    face = f"references/{photograph.sha256[:16]}-face.jpg"
+    track = row.reference(case.case_id)
+    found = track is not None and len(track.found) > 0 and bool(track.found[0])
+    if not (folder / name).is_file() or (found and not (folder / face).is_file()):
         try:
             picture = Image.fromarray(read_image(Path(photograph.path)))
         except (ImageError, OSError):
-            return ""
+            return "", ""
+        if track is not None and found:
+            write_atomic(folder / face, _jpeg(strips.face(picture, track.box[0])))
         picture.thumbnail((_REFERENCE, _REFERENCE), Image.Resampling.LANCZOS)
         write_atomic(folder / name, _jpeg(picture))
-    return quote(name)
+    return quote(name), quote(face) if found else ""
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -70,7 +70,8 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
             if run.root.resolve() in named or protocol in run.meta().get("scoring", {}):
                 raise
             left_out.append(f"{run.root.name} is not in the table: {error.fix}")
-    rows, shared = alike(distinct_labels(rows), options.common_cases)
+    ordered = sorted(distinct_labels(rows), key=lambda row: (row.control, row.label))
+    rows, shared = alike(ordered, options.common_cases)
     waiting = [f"{row.label}: {row.num_pending} videos wait for ffbench score" for row in rows if row.num_pending]
     made = sheet(rows, [*([shared] if shared else []), *waiting, *left_out], options.small_sets)
     folder = options.folder or _suite_folder(runs) / "report"

@@ -106,18 +106,23 @@ def curve(name: str, values: Sequence[float]) -> Curve:
     """The line of one metric over the sampled frames: 1 at the top, 0 (or -1 where values fall below) at the bottom."""
     xs = places(len(values))
     ys = [level(value) for value in values]
-    lines: list[list[str]] = [[]]
-    for x, y in zip(xs, ys, strict=True):
-        if math.isnan(y):
-            lines.append([])
-        else:
-            lines[-1].append(f"{x:.1f},{y:.1f}")
     dots = tuple(
         Dot(round(float(x), 1), round(y, 1), f"{name} {value:.3f}, sample {i}")
         for i, (x, y, value) in enumerate(zip(xs, ys, values, strict=True))
         if not math.isnan(y)
     )
-    return Curve(name, tuple(" ".join(line) for line in lines if len(line) > 1), dots)
+    return Curve(name, _pieces(xs.tolist(), ys), dots)
+
+
+def _pieces(xs: Sequence[float], ys: Sequence[float]) -> tuple[str, ...]:
+    """Polylines through the points whose y is a number; a piece of one point is no line."""
+    pieces: list[list[str]] = [[]]
+    for x, y in zip(xs, ys, strict=True):
+        if math.isnan(y):
+            pieces.append([])
+        else:
+            pieces[-1].append(f"{x:.1f},{y:.1f}")
+    return tuple(" ".join(piece) for piece in pieces if len(piece) > 1)
 
 
 def level(value: float) -> float:
@@ -131,7 +136,8 @@ class ChartLine:
 
     label: str
     control: bool
-    points: str
+    points: tuple[str, ...]
+    """`points` attributes of SVG polylines; a column without a value breaks the line."""
     dots: tuple[Dot, ...]
     bars: tuple[tuple[float, float, float], ...]
     """x, top and bottom of each interval."""
@@ -160,11 +166,12 @@ def chart(
     """
     width, height, left, bottom = 640, 260, 40, 30
     numbers = [n for values in series.values() for part in values for n in part if not math.isnan(n)]
-    top = min(1.0, math.ceil(max(numbers, default=1.0) * 10) / 10)
-    floor = min(0.0, math.floor(min(numbers, default=0.0) * 10) / 10)
+    # whole fifths, so that the rules stand at round numbers
+    top = math.ceil(min(max(numbers, default=1.0), 1.0) * 5)
+    floor = math.floor(min(*numbers, 0.0) * 5) if numbers else 0
 
     def y(value: float) -> float:
-        return round(10 + (height - bottom - 10) * (top - value) / ((top - floor) or 1.0), 1)
+        return round(10 + (height - bottom - 10) * (top - value * 5) / max(top - floor, 1), 1)
 
     step = (width - left - 10) / len(names)
     xs = [round(left + step * (i + 0.5), 1) for i in range(len(names))]
@@ -173,16 +180,17 @@ def chart(
     lines = []
     for shift, (label, values) in zip(shifts, series.items(), strict=True):
         known = [(round(x + shift, 1), part) for x, part in zip(xs, values, strict=True) if not math.isnan(part[0])]
+        pieces = _pieces([x + shift for x in xs], [y(part[0]) for part in values])
         lines.append(
             ChartLine(
                 label,
                 label in controls,
-                " ".join(f"{x},{y(value)}" for x, (value, _, _) in known),
+                pieces,
                 tuple(Dot(x, y(value), f"{label} {value:.3f}") for x, (value, _, _) in known),
                 tuple((x, y(high), y(low)) for x, (_, low, high) in known if not math.isnan(low)),
             )
         )
-    ticks = [floor + (top - floor) * i / 4 for i in range(5)]
+    ticks = [fifth / 5 for fifth in range(floor, top + 1)]
     return Chart(
-        width, height, tuple(zip(xs, names, strict=True)), tuple((y(t), f"{t:.2f}") for t in ticks), tuple(lines)
+        width, height, tuple(zip(xs, names, strict=True)), tuple((y(t), f"{t:.1f}") for t in ticks), tuple(lines)
     )

@@ -76,23 +76,17 @@ def sheet(rows: Sequence[Row], notes: Sequence[str] = (), allow_small: bool = Fa
         notes: further footnotes.
         allow_small: form Fréchet distances below 2048 crops too.
     """
-    first = rows[0]
-    networks = {slot: value for row in rows for slot, value in row.networks.items()}
+    ordered = sorted(rows, key=lambda row: (row.control, row.label))
+    first = ordered[0]
+    networks = {slot: value for row in ordered for slot, value in row.networks.items()}
     return Sheet(
         suite=first.suite,
         protocol=first.protocol,
         metrics=tuple(first.metrics),
         networks=tuple(f"{slot} {networks[slot]}" for slot in sorted(networks)),
-        lines=tuple(
-            Line(row.label, row.control, row.num_made, len(row.generations) - row.num_made)
-            for row in sorted(rows, key=lambda row: (row.control, row.label))
-        ),
+        lines=tuple(Line(row.label, row.control, row.num_made, len(row.generations) - row.num_made) for row in ordered),
         notes=(*first.notes, *notes),
-        cells=tuple(
-            cell
-            for row in sorted(rows, key=lambda row: (row.control, row.label))
-            for cell in cells(row, allow_small=allow_small)
-        ),
+        cells=tuple(cell for row in ordered for cell in cells(row, allow_small=allow_small)),
     )
 
 

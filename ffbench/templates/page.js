@@ -12,23 +12,29 @@
     return found.length ? pick(...found) : none;
   }
 
+  function keys() {
+    return {
+      suite: () => 0,
+      // a case without a value is the worst there is
+      worst: (one) => extreme(one, "worst", Math.min, -2),
+      best: (one) => -extreme(one, "worst", Math.max, -2),
+      turn: (one) => -extreme(one, "turn", Math.max, -1),
+    };
+  }
+
   function arrange() {
     const wanted = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
     for (const video of place.querySelectorAll(".video")) {
       video.classList.toggle("hidden", !wanted.has(video.dataset.label));
     }
-    const keys = {
-      suite: () => 0,
-      // a video without a value is the worst there is
-      worst: (one) => extreme(one, "worst", Math.min, -2),
-      best: (one) => -extreme(one, "worst", Math.max, -2),
-      turn: (one) => -extreme(one, "turn", Math.max, -1),
-    };
-    const key = keys[order.value];
+    const key = keys()[order.value];
     const sorted = cases.map((one, i) => [key(one), i, one]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
     place.append(...sorted.map((item) => item[2]));
   }
 
+  // index.html#worst opens in that order
+  const asked = location.hash.slice(1);
+  if (asked in keys()) order.value = asked;
   order.addEventListener("change", arrange);
   for (const box of boxes) box.addEventListener("change", arrange);
   arrange();
