@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
 from filelock import FileLock, Timeout
 
 from ffbench.errors import UserError
 from ffbench.progress import Bar, bar, note
+
+if TYPE_CHECKING:
+    import httpx
 
 ATTEMPTS = 5
 """Failures in a row, without a byte gained, after which a download gives up."""
@@ -167,6 +170,8 @@ def _fetch(job: _Job, target: Path, sha256: str | None) -> str:
 
 
 def _with_retries(job: _Job, part: _Part, shown: Bar) -> None:
+    import httpx  # half of this module's import time, and only a download needs it
+
     failures, most = 0, part.size()
     # a loopback address is never meant for a proxy
     with httpx.Client(timeout=httpx.Timeout(60.0, connect=15.0), trust_env=not _is_loopback(job.url)) as client:
@@ -236,7 +241,7 @@ def _judge(response: httpx.Response, job: _Job, part: _Part) -> tuple[int, int |
     if status not in {200, 206}:
         raise UserError(
             f"{where} answers {status} {response.reason_phrase} for {job.label}",
-            "check the address, or set a mirror (see `ffbench weights --help`)",
+            "check the address or the network's filters",
         )
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise UserError(f"{where} sends {job.label} re-encoded, against the request", "try another mirror")
@@ -261,6 +266,8 @@ def _judge(response: httpx.Response, job: _Job, part: _Part) -> tuple[int, int |
 @contextmanager
 def _opened(client: httpx.Client, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """Follow redirects by hand, so that each address is checked before it is asked."""
+    from httpx import InvalidURL
+
     for _ in range(10):
         response = client.send(client.build_request("GET", url, headers=headers), stream=True)
         try:
@@ -269,7 +276,7 @@ def _opened(client: httpx.Client, url: str, headers: dict[str, str]) -> Iterator
                 return
             try:
                 following = str(response.url.join(response.headers["Location"]))
-            except httpx.InvalidURL as error:
+            except InvalidURL as error:
                 raise UserError(f"{_shown(url)} redirects to an invalid address", "try another mirror") from error
             _check(following, before=url)
             url = following
