@@ -257,7 +257,7 @@ class SixDRepNetPose:
     """6DRepNet on the published demo's crop: the box with a fifth of its sides as margin, cut at the image's edge.
 
     Args:
-        path: the published checkpoint or the same tensors as safetensors.
+        path: the published checkpoint, bare or under `model_state_dict`, or the same tensors as safetensors.
         sha256: of that file, for the id.
         device: a PyTorch device.
 
@@ -267,11 +267,11 @@ class SixDRepNetPose:
 
     def __init__(self, path: Path, sha256: str, device: str = "cpu") -> None:
         from ffbench.extract.loading import load_strict, torch_device
-        from ffbench.extract.sixdrepnet import SixDRepNet, published_state
+        from ffbench.extract.sixdrepnet import SixDRepNet
         from ffbench.weights import load_state_dict
 
         self._device = torch_device(device)
-        net = load_strict(SixDRepNet(), published_state(load_state_dict(path)), path, "6DRepNet")
+        net = load_strict(SixDRepNet(), load_state_dict(path), path, "6DRepNet")
         self._net = net.to(self._device)
         self.id = f"sixdrepnet:{path.name}@{sha256[:12]}"
 

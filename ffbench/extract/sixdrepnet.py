@@ -8,8 +8,6 @@ Shapes: B faces, C channels, H W px.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -68,11 +66,3 @@ def rotation_from_six(six_B6: Tensor) -> Tensor:
     first = nn.functional.normalize(six_B6[:, :3], dim=1, eps=1e-8)
     third = nn.functional.normalize(torch.linalg.cross(first, six_B6[:, 3:]), dim=1, eps=1e-8)
     return torch.stack([first, torch.linalg.cross(third, first), third], dim=2)
-
-
-def published_state(file: Mapping[str, object]) -> dict[str, Tensor]:
-    """The network's own tensors in a loaded checkpoint: a bare state dict, or one under `model_state_dict`."""
-    inner = file.get("model_state_dict", file)
-    # checkpoints of several GPUs carry DataParallel's prefix
-    items = inner.items() if isinstance(inner, Mapping) else ()
-    return {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}

@@ -114,6 +114,13 @@ def test_scrfd_keeps_every_face(red: Scrfd) -> None:
     assert len(red.detect(image, "320").scores) == 3
 
 
+@pytest.mark.parametrize(("cells", "faces"), [(2, 1), (3, 2)])
+def test_scrfd_joins_boxes_that_share_two_fifths(red: Scrfd, cells: int, faces: int) -> None:
+    """Boxes of 48 px that lie 2 cells apart overlap by 1/2 of their union, 3 cells apart by 1/3."""
+    image = canvas(320, 320, 40, 40) + canvas(320, 320, 40 + 8 * cells, 40)
+    assert len(red.detect(image, "320").scores) == faces
+
+
 def test_scrfd_id_names_all_that_its_answer_depends_on(red: Scrfd) -> None:
     assert red.id == "scrfd:red.onnx@abcdef012345,threshold=0.6"
 

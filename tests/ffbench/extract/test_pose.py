@@ -251,6 +251,8 @@ def test_sixdrepnet_end_to_end_on_its_architecture(tmp_path: Path) -> None:
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     estimator = pose.SixDRepNetPose(tmp_path / "net.safetensors", "1234567890abcdef")
     assert estimator.id == "sixdrepnet:net.safetensors@1234567890ab"
+    torch.save({"epoch": 3, "model_state_dict": net.state_dict()}, tmp_path / "net.pth")
+    checkpoint = pose.SixDRepNetPose(tmp_path / "net.pth", "0" * 64)
     image = data.astronaut()
     boxes = np.array([[170, 60, 270, 190], [np.nan] * 4, [0, 0, 500, 500]], np.float32)
     angles = estimator.angles([image] * 3, boxes, np.zeros((3, 5, 2), np.float32))
@@ -260,6 +262,7 @@ def test_sixdrepnet_end_to_end_on_its_architecture(tmp_path: Path) -> None:
             rotation = net(torch.from_numpy(pose._demo_crop(image, boxes[row]))[None])[0].double().numpy()
         expected = Rotation.from_matrix(rotation).as_euler("ZYX", degrees=True)[::-1]
         np.testing.assert_allclose(angles[row], expected, atol=0.01)
+    np.testing.assert_array_equal(checkpoint.angles([image] * 3, boxes, np.zeros((3, 5, 2), np.float32)), angles)
     save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other\.safetensors does not hold 6DRepNet"):
         pose.SixDRepNetPose(tmp_path / "other.safetensors", "0" * 64)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ffbench.errors import UserError
 from ffbench.extract.loading import load_strict
-from ffbench.extract.sixdrepnet import SixDRepNet, published_state, rotation_from_six
+from ffbench.extract.sixdrepnet import SixDRepNet, rotation_from_six
 
 KEYS = Path(__file__).parent / "sixdrepnet_keys.txt"
 
@@ -66,17 +66,6 @@ def test_degenerate_six_numbers_stay_finite() -> None:
     assert torch.isfinite(rotation_from_six(torch.ones(1, 6))).all()
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_both_published_forms_of_a_file(net: SixDRepNet, prefix: str) -> None:
-    bare = {prefix + k: v for k, v in net.state_dict().items()}
-    for file in (bare, {"model_state_dict": bare, "epoch": 3}):
-        state = published_state(file)
-        assert list(state) == list(published())
-        other = load_strict(SixDRepNet(), state, KEYS, "6DRepNet")
-        assert all(torch.equal(v, state[k]) for k, v in other.state_dict().items())
-    assert published_state({"model_state_dict": 3}) == {}
-
-
 def test_files_of_other_networks_are_refused(net: SixDRepNet) -> None:
     state = net.state_dict()
     for change, words in (
@@ -84,4 +73,4 @@ def test_files_of_other_networks_are_refused(net: SixDRepNet) -> None:
         ({"surplus": torch.zeros(1)}, "has the unknown surplus"),
     ):
         with pytest.raises(UserError, match=words):
-            load_strict(SixDRepNet(), published_state({**state, **change}), KEYS, "6DRepNet")
+            load_strict(SixDRepNet(), {**state, **change}, KEYS, "6DRepNet")
