@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -28,6 +28,7 @@ def tracks(draw: st.DrawFn) -> tuple[Floats, Floats, Floats]:
     return cosines, angles, random.uniform(-40, 40, 3)
 
 
+@settings(deadline=None)
 @given(tracks())
 def test_view_distance_is_that_of_rotated_gazes(track: tuple[Floats, Floats, Floats]) -> None:
     _, angles, reference = track
@@ -48,6 +49,7 @@ def test_view_distance_by_hand() -> None:
     assert view_distance(angles, FRONTAL) == pytest.approx([30, 20, 0, 180, 1, 1e-7], rel=1e-9, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(tracks())
 def test_copied_and_earned_parts_add_up_to_clamped_facesim(track: tuple[Floats, Floats, Floats]) -> None:
     cosines, angles, reference = track
@@ -61,6 +63,7 @@ def test_copied_and_earned_parts_add_up_to_clamped_facesim(track: tuple[Floats, 
     assert got.num_scored == np.sum(~np.isnan(cosines))
 
 
+@settings(deadline=None)
 @given(tracks())
 def test_split_holds_the_same_frames(track: tuple[Floats, Floats, Floats]) -> None:
     cosines, angles, reference = track

@@ -57,12 +57,14 @@ def reference_script(reference: Floats, frames: Floats, *, drop_zeros: bool) -> 
     return float(np.mean(scores)) if scores else 0.0
 
 
+@settings(deadline=None)
 @given(videos(), st.booleans())
 def test_compatible_aggregates_equal_the_scripts(video: tuple[Floats, Floats], drop_zeros: bool) -> None:
     got = facesim(*video, clamp=True, drop_zeros=drop_zeros, faceless_as_zero=True)
     assert got.value == pytest.approx(reference_script(*video, drop_zeros=drop_zeros), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(videos(min_faces=1))
 def test_raw_facesim_is_the_mean_of_torchs_cosines(video: tuple[Floats, Floats]) -> None:
     reference, frames = video
@@ -120,6 +122,7 @@ def test_a_video_without_frames_is_missing_everywhere() -> None:
         assert got.reason
 
 
+@settings(deadline=None)
 @given(videos())
 def test_a_faceless_frame_never_pays(video: tuple[Floats, Floats]) -> None:
     reference, frames = video
@@ -130,6 +133,7 @@ def test_a_faceless_frame_never_pays(video: tuple[Floats, Floats]) -> None:
     assert facesim(reference, more).value == pytest.approx(facesim(reference, frames).value, abs=1e-14, nan_ok=True)
 
 
+@settings(deadline=None)
 @given(videos(min_faces=1), st.booleans())
 def test_a_worse_frame_cannot_raise_a_score(video: tuple[Floats, Floats], clamp: bool) -> None:
     reference, frames = video
@@ -148,6 +152,7 @@ def test_dropping_zeros_lets_a_bad_frame_pay_which_is_why_only_opens2v_does() ->
     assert scores[1] > scores[0]
 
 
+@settings(deadline=None)
 @given(videos(), st.randoms(use_true_random=False))
 def test_frame_order_does_not_matter(video: tuple[Floats, Floats], random: object) -> None:
     reference, frames = video
@@ -158,6 +163,7 @@ def test_frame_order_does_not_matter(video: tuple[Floats, Floats], random: objec
         )
 
 
+@settings(deadline=None)
 @given(videos(), st.booleans(), st.booleans())
 def test_missing_never_turns_into_zero(video: tuple[Floats, Floats], clamp: bool, drop_zeros: bool) -> None:
     reference, frames = video
@@ -199,6 +205,7 @@ def test_face_rate_counts_every_frame() -> None:
             face_rate(wrong)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 30))
 def test_drift_is_the_slope_of_scipys_regression(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)
@@ -240,6 +247,7 @@ def test_same_identity_rate_leaves_faceless_frames_out() -> None:
         same_identity_rate([0.5], math.nan)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(10, 500), st.sampled_from([0.01, 0.05, 0.1, 0.29]))
 def test_threshold_is_the_smallest_that_keeps_the_rate(seed: int, count: int, far: float) -> None:
     strangers = np.random.default_rng(seed).normal(0, 0.1, count)
@@ -264,7 +272,7 @@ def test_threshold_with_ties_and_bad_input() -> None:
             threshold_at_far(cosine, far)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60))
 def test_bins_equal_scipys_binned_statistic(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)

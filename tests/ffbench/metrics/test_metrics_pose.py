@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,12 +29,14 @@ def eq_8(angles: Floats) -> float:
     return (max(pitch) - min(pitch)) + (max(yaw) - min(yaw)) + (max(roll) - min(roll))
 
 
+@settings(deadline=None)
 @given(tracks())
 def test_pose_range_is_eq_8(angles: Floats) -> None:
     assert pose_range(angles).value == pytest.approx(eq_8(angles), abs=1e-9)
     assert pose_range(angles).num_scored == (~np.isnan(angles[:, 0])).sum()
 
 
+@settings(deadline=None)
 @given(tracks())
 def test_robust_range_is_numpys_percentiles_and_never_more(angles: Floats) -> None:
     found = angles[~np.isnan(angles[:, 0])]
@@ -44,6 +46,7 @@ def test_robust_range_is_numpys_percentiles_and_never_more(angles: Floats) -> No
     assert got <= pose_range(angles).value
 
 
+@settings(deadline=None)
 @given(tracks(), st.floats(-720, 720))
 def test_a_common_turn_of_all_frames_changes_nothing(angles: Floats, turn: float) -> None:
     turned = (angles + turn + 180) % 360 - 180
@@ -51,6 +54,7 @@ def test_a_common_turn_of_all_frames_changes_nothing(angles: Floats, turn: float
         assert measure(turned).value == pytest.approx(measure(angles).value, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(tracks(), st.integers(0, 2**32 - 1))
 def test_frame_order_and_faceless_frames_do_not_matter(angles: Floats, seed: int) -> None:
     shuffled = np.vstack([np.random.default_rng(seed).permutation(angles), NO_FACE])
@@ -58,6 +62,7 @@ def test_frame_order_and_faceless_frames_do_not_matter(angles: Floats, seed: int
         assert measure(shuffled).value == measure(angles).value
 
 
+@settings(deadline=None)
 @given(tracks(), tracks())
 def test_more_frames_never_narrow_the_range(angles: Floats, more: Floats) -> None:
     assert pose_range(np.vstack([angles, more])).value >= pose_range(angles).value - 1e-9

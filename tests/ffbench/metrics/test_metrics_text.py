@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ def unit(random: np.random.Generator, *shape: int) -> NDArray[np.float64]:
     return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20))
 def test_clip_score_is_the_mean_of_open_clips_logits(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)
@@ -53,6 +54,7 @@ def test_clip_score_is_the_mean_of_logits_per_image_of_a_real_clip_model() -> No
     assert abs(got.value) > 0.01
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 5))
 def test_long_text_weighs_its_parts_alike(seed: int, count: int, parts: int) -> None:
     random = np.random.default_rng(seed)
