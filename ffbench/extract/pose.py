@@ -9,6 +9,7 @@ Rz(-roll) Ry(-yaw) Rx(-pitch).
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -176,7 +177,7 @@ class Ddfa:
         try:
             with np.load(aux, allow_pickle=False) as table:
                 self._mean, self._std = table["mean"][:12], table["std"][:12]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{aux} holds no mean and std of 3DDFA_V2", "give the npz as option aux") from error
         aux_sha256 = hashlib.sha256(aux.read_bytes()).hexdigest()
         self.id = f"3ddfa:{path.name}@{sha256[:12]},{aux.name}@{aux_sha256[:12]}"

@@ -198,6 +198,9 @@ def test_ddfa_refuses_other_files(camera_network: tuple[Path, Path], tmp_path: P
     np.savez(tmp_path / "other.npz", mean=np.zeros(62))
     with pytest.raises(UserError, match=r"other\.npz holds no mean and std"):
         Ddfa(path, tmp_path / "other.npz", "0" * 64)
+    (tmp_path / "cut.npz").write_bytes(aux.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"cut\.npz holds no mean and std"):
+        Ddfa(path, tmp_path / "cut.npz", "0" * 64)
     small = mean_network(tmp_path / "small.onnx", 64, np.zeros((3, 3)), np.zeros(3))
     with pytest.raises(UserError, match="120x120"):
         Ddfa(small, aux, "0" * 64)
