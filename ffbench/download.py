@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 """Failures in a row, without a byte gained, after which a download gives up."""
+ATTEMPTS_UNREACHED = 3
+"""The same where no connection came about: most likely there is no network."""
 BACKOFF_S = 0.5
 """First pause; doubled each time, with jitter."""
 LONGEST_WAIT_S = 120.0
@@ -173,8 +175,9 @@ def _with_retries(job: _Job, part: _Part, shown: Bar) -> None:
     import httpx  # half of this module's import time, and only a download needs it
 
     failures, most = 0, part.size()
-    # a loopback address is never meant for a proxy
-    with httpx.Client(timeout=httpx.Timeout(60.0, connect=15.0), trust_env=not _is_loopback(job.url)) as client:
+    # proxies of the environment are not asked once a transport is given: right for a loopback address
+    transport = httpx.HTTPTransport() if _is_loopback(job.url) else None
+    with httpx.Client(timeout=httpx.Timeout(60.0, connect=15.0), transport=transport) as client:
         for _ in range(_MOST_TRIES):
             try:
                 _once(client, job, part, shown)
@@ -183,7 +186,8 @@ def _with_retries(job: _Job, part: _Part, shown: Bar) -> None:
                 failures = 1 if part.size() > most else failures + 1
                 most = max(most, part.size())
                 asked = error.wait if isinstance(error, _AgainError) else None
-                if failures >= ATTEMPTS or "CERTIFICATE_VERIFY_FAILED" in str(error):
+                allowed = ATTEMPTS_UNREACHED if isinstance(error, httpx.ConnectError) else ATTEMPTS
+                if failures >= allowed or "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise _unreachable(job, error) from error
                 if asked is not None and asked > LONGEST_WAIT_S:
                     raise UserError(
@@ -266,18 +270,13 @@ def _judge(response: httpx.Response, job: _Job, part: _Part) -> tuple[int, int |
 @contextmanager
 def _opened(client: httpx.Client, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
     """Follow redirects by hand, so that each address is checked before it is asked."""
-    from httpx import InvalidURL
-
     for _ in range(10):
         response = client.send(client.build_request("GET", url, headers=headers), stream=True)
         try:
             if not response.has_redirect_location:
                 yield response
                 return
-            try:
-                following = str(response.url.join(response.headers["Location"]))
-            except InvalidURL as error:
-                raise UserError(f"{_shown(url)} redirects to an invalid address", "try another mirror") from error
+            following = str(response.url.join(response.headers["Location"]))
             _check(following, before=url)
             url = following
         finally:
@@ -329,15 +328,17 @@ def _shown(url: str) -> str:
 
 
 def _unreachable(job: _Job, error: Exception) -> UserError:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    from httpx import ConnectError
+
+    host, why = urlsplit(job.url).hostname, str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in why:
         return UserError(
-            f"the certificate of {urlsplit(job.url).hostname} is not trusted ({error})",
-            "set SSL_CERT_FILE to the certificates of your network",
+            f"the certificate of {host} is not trusted: {why}", "set SSL_CERT_FILE to the certificates of your network"
         )
-    return UserError(
-        f"{job.label} cannot be had from {_shown(job.url)}: {str(error) or type(error).__name__}",
-        "check the network, a proxy (HTTPS_PROXY) or a mirror; offline: ffbench weights pull --from ARCHIVE",
-    )
+    fix = "check the network or HTTPS_PROXY; without network: ffbench weights pull --from ARCHIVE"
+    if isinstance(error, ConnectError):
+        return UserError(f"{host} cannot be reached for {job.label}: {why}", fix)
+    return UserError(f"{job.label} cannot be had from {_shown(job.url)}: {why}", fix)
 
 
 def _no_room(label: str, folder: Path, needed: int | None = None) -> UserError:

@@ -100,7 +100,7 @@ def _fetch(entry: Entry, item: File, incoming: Path) -> tuple[Path, str]:
     try:
         download(last, target, sha256=pin or None, bytes=item.bytes or None, label=item.name)
     except UserError as error:
-        raise UserError(error.what, f"{error.fix}; a mirror of your own: {_mirror(entry)}") from error
+        raise UserError(error.what, f"{error.fix}; own mirror: {_mirror(entry)}") from error
     return target, last
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -26,6 +28,8 @@ class Served:
     """One entry a GET: answer with this status and these headers instead."""
     pause: float = 0.0
     """Seconds between pieces of 64 KiB."""
+    shift: int = 0
+    """How far a range that is sent lies behind the one that was asked for."""
     length: bool = True
     """Whether Content-Length is sent."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -41,10 +45,10 @@ class Asked:
 
 
 class FileServer:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, scheme: str = "http") -> None:
         self.files: dict[str, Served] = {}
         self.log: list[Asked] = []
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{scheme}://127.0.0.1:{port}"
 
     def add(self, path: str, body: bytes, **faults: Any) -> str:
         """Serve `body`, and return its address."""
@@ -57,7 +61,9 @@ class FileServer:
 
 
 @contextmanager
-def serving() -> Iterator[FileServer]:
+def serving(certificate: Path | None = None) -> Iterator[FileServer]:
+    """Run a server; over TLS with a PEM file of key and certificate."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -86,7 +92,7 @@ def serving() -> Iterator[FileServer]:
             start, total = 0, len(file.body)
             same = asked.if_range is None or asked.if_range in (file.etag, file.modified)
             if file.ranges and asked.range and same:
-                start = int(asked.range.removeprefix("bytes=").partition("-")[0])
+                start = int(asked.range.removeprefix("bytes=").partition("-")[0]) + file.shift
                 if start >= total:
                     self._empty(asked, 416, {"Content-Range": f"bytes */{total}"})
                     return
@@ -116,7 +122,12 @@ def serving() -> Iterator[FileServer]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         http.daemon_threads = True
-        server = FileServer(http.server_address[1])
+        server = FileServer(http.server_address[1], "https" if certificate else "http")
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            http.socket = context.wrap_socket(http.socket, server_side=True)
+            http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse the certificate
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

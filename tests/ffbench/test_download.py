@@ -153,7 +153,7 @@ def test_not_found_is_not_tried_again(server: FileServer, tmp_path: Path) -> Non
 def test_nobody_listens(tmp_path: Path) -> None:
     with serving() as gone:
         url = f"{gone.url}/w.bin?token=secret"
-    with pytest.raises(UserError, match="cannot be had") as caught:
+    with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached for w\.bin") as caught:
         download(url, tmp_path / "w.bin")
     assert "secret" not in str(caught.value)
     assert "--from ARCHIVE" in caught.value.fix
@@ -220,6 +220,27 @@ def test_redirects_are_followed_with_the_range(server: FileServer, tmp_path: Pat
     assert [asked.range for asked in server.log if asked.path.startswith("/real")] == [None, "bytes=200000-"]
 
 
+def test_a_redirect_to_nowhere_is_refused(server: FileServer, tmp_path: Path) -> None:
+    url = server.add("w.bin", b"", answers=[(302, {"Location": "https://example.org:port/w"})] * 20)
+    with pytest.raises(UserError, match="Invalid URL in location header"):
+        download(url, tmp_path / "w.bin")
+
+
+def test_a_range_that_was_not_asked_for_starts_over(server: FileServer, tmp_path: Path) -> None:
+    url = server.add("w.bin", BODY, cuts=[200_000])
+    server.files["w.bin"].shift = 1
+    assert download(url, tmp_path / "w.bin") == sha(BODY)
+    assert [asked.status for asked in server.log] == [200, 206, 200]
+
+
+def test_a_server_that_never_ends_its_cuts_is_given_up(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", 0.0)
+    with pytest.raises(UserError, match="broke off 100 times"):
+        download(server.add("w.bin", BODY, cuts=[10] * 200), tmp_path / "w.bin")
+
+
 def test_endless_redirects_end(server: FileServer, tmp_path: Path) -> None:
     url = server.add("w.bin", b"", answers=[(302, {"Location": "/w.bin"})] * 20)
     with pytest.raises(UserError, match="without end"):
@@ -244,6 +265,49 @@ def test_addresses_that_are_not_https_are_refused(url: str, tmp_path: Path) -> N
 def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no address"):
         download("https://[", tmp_path / "w.bin")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1 with its key, in one PEM file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not on this machine")
+    made = tmp_path / "tls.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", made, "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
+    made.write_bytes(made.read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    return made
+
+
+def test_an_untrusted_certificate_is_refused_at_once(certificate: Path, tmp_path: Path) -> None:
+    with serving(certificate) as server:
+        url = server.add("w.bin", BODY)
+        with pytest.raises(UserError, match=r"certificate of 127\.0\.0\.1 is not trusted") as caught:
+            download(url, tmp_path / "w.bin")
+        assert "SSL_CERT_FILE" in caught.value.fix
+        assert server.log == []
+
+
+def test_certificates_of_the_network_and_no_step_down_from_https(
+    server: FileServer, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving(certificate) as safe:
+        assert download(safe.add("w.bin", BODY, cuts=[100_000]), tmp_path / "w.bin") == sha(BODY)
+        plain = server.add("w.bin", BODY)
+        down = safe.add("down.bin", b"", answers=[(302, {"Location": plain})])
+        with pytest.raises(UserError, match="which is not https"):
+            download(down, tmp_path / "down.bin")
+    assert server.log == []
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert download(server.add("w.bin", BODY), tmp_path / "w.bin") == sha(BODY)
 
 
 def test_https_may_not_fall_back_to_http_even_on_loopback() -> None:

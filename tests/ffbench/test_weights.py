@@ -50,12 +50,11 @@ class Shelf:
         self.folder = folder
         self.archive = NESTED
         self.file_urls: dict[str, str] = {}
-        self.use_pins = True
+        self.net_urls = [f"{server.url}/net.bin"]
 
     def write(self) -> None:
         entry = {"licence": "L", "source": "https://example.org", "evidence": "made up", "purpose": "test"}
         head = "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items())
-        self.server.files.setdefault("pack.zip", None)  # type: ignore[arg-type]
         lines = [f"[pack]\n{head}research_only = true\n"]
         url = f"{self.server.url}/pack.zip"
         lines.append(f'[pack.archive]\nname = "pack.zip"\nurls = ["{url}"]\nsha256 = "{sha(self.archive)}"\n')
@@ -64,7 +63,7 @@ class Shelf:
             urls = f'urls = ["{self.file_urls[name]}"]\n' if name in self.file_urls else ""
             lines.append(f'[[pack.files]]\nname = "{name}"\n{urls}sha256 = "{sha(body)}"\nbytes = {len(body)}\n')
         lines.append(f"[net]\n{head}research_only = true\nabout_mb = 7\n")
-        lines.append(f'[[net.files]]\nname = "net.bin"\nurls = ["{self.server.url}/net.bin"]\n')
+        lines.append(f'[[net.files]]\nname = "net.bin"\nurls = {json.dumps(self.net_urls)}\n')
         lines.append(f"[free]\n{head}research_only = false\n")
         lines.append('[[free.files]]\nname = "free.pth"\n')
         lines.append('urls = ["https://huggingface.co/some/repo/resolve/main/free.pth"]\n')
@@ -248,6 +247,16 @@ def test_an_archive_that_is_gone_is_reported_with_the_mirror_variable(shelf: She
     with pytest.raises(UserError, match="404") as caught:
         weights.pull(["pack"])
     assert "FFBENCH_MIRROR_PACK" in caught.value.fix
+
+
+def test_addresses_are_tried_in_order(shelf: Shelf, capfd: pytest.CaptureFixture[str]) -> None:
+    shelf.net_urls = [f"{shelf.server.url}/gone.bin", f"{shelf.server.url}/net.bin"]
+    shelf.write()
+    weights.pull(["net"])
+    assert [asked.path for asked in shelf.server.log] == ["/gone.bin", "/net.bin"]
+    assert "404 Not Found for net.bin; trying the next address" in capfd.readouterr().err
+    lock = json.loads((shelf.folder / "weights.lock.json").read_text())
+    assert lock["net/net.bin"]["url"] == shelf.net_urls[1]
 
 
 def test_unknown_names_are_answered_with_the_known(shelf: Shelf) -> None:
