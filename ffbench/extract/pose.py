@@ -175,7 +175,7 @@ class Ddfa:
         if list(self._session.get_inputs()[0].shape[1:]) != [3, 120, 120]:
             raise UserError(f"{path} is no 3DDFA_V2 network: it does not take 120x120 px", "check the file")
         try:
-            with np.load(aux, allow_pickle=False) as table:
+            with aux.open("rb") as stream, np.load(stream, allow_pickle=False) as table:
                 self._mean, self._std = table["mean"][:12], table["std"][:12]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{aux} holds no mean and std of 3DDFA_V2", "give the npz as option aux") from error
