@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from ffbench.cases import embedded_data
 from ffbench.chat import Chat, ChatError
@@ -71,9 +70,10 @@ def new_prompts(
     if variants < 0 or out.suffix.lower() != ".jsonl":
         raise UserError(f"cannot write {variants} variants to {out}", "give a .jsonl file, and 0 variants or more")
     scenes = read_scenes(base_scenes)
+    chat = Chat(endpoint, model)
     facts = {
         "model": model,
-        "endpoint": urlsplit(endpoint).hostname,
+        "endpoint": chat.host,
         "instructions": embedded_data("instructions.toml")["version"],
         "base_scenes": hashlib.sha256(base_scenes.read_bytes()).hexdigest(),
         "seed": seed,
@@ -82,7 +82,7 @@ def new_prompts(
     total = sum(len(scene.backgrounds) or 1 + variants for scene in scenes)
     made: list[MadePrompt] = []
     out.parent.mkdir(parents=True, exist_ok=True)
-    with Chat(endpoint, model) as chat, bar("prompts", total, "prompt", len(kept)) as shown:
+    with chat, bar("prompts", total, "prompt", len(kept)) as shown:
         maker = _Maker(chat, facts, out, kept, shown)
         for scene in scenes:
             made += maker.scene(scene, scene.backgrounds or ("",) * (1 + variants))
