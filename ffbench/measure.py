@@ -109,9 +109,7 @@ def _copy_paste(s: Scene) -> Measured:
 
 
 def _cosines(s: Scene, slot: str) -> NDArray[np.float64]:
-    reference = s.reference.embeddings[slot][0].astype(np.float64)
-    found: NDArray[np.float64] = s.track.embeddings[slot].astype(np.float64) @ reference
-    return found
+    return identity.cosines(s.reference.embeddings[slot][0], s.track.embeddings[slot])
 
 
 _MEASURES: Mapping[str, tuple[str, Callable[[Scene], Measured]]] = {

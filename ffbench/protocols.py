@@ -165,7 +165,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
             ladder=("320", "pad25"),
             clamp=True,
             drop_zeros=True,
-            notes=("Frames with a cosine of zero or less are dropped from the mean, as in OpenS2V-Eval.",),
+            faceless_as_zero=True,
+            notes=("Frames with a cosine of zero or less are dropped from the mean; a video without any face counts as 0.",),
         ),
         Protocol(
             "basic",
