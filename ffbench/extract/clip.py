@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ffbench.errors import UserError
 from ffbench.extract.embed import unit
 from ffbench.extract.loading import CHUNK, inference, load_strict, torch_device
+from ffbench.weights import load_state_dict
 
 Floats = NDArray[np.float32]
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])|\n+")
@@ -45,8 +46,6 @@ class ClipModel:
 
     def __init__(self, path: Path, sha256: str, model: str = "ViT-B-32-quickgelu", device: str = "cpu") -> None:
         import open_clip
-
-        from ffbench.weights import load_state_dict
 
         self._device = torch_device(device)
         config = _config(model)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ffbench.errors import UserError
 from ffbench.extract.loading import CHUNK, check_crops, in_chunks, inference, load_strict, torch_device
+from ffbench.weights import load_state_dict
 
 if TYPE_CHECKING:
     from ffbench.extract.curricular import Arch
@@ -141,7 +142,6 @@ class CurricularFace:
         import torch
 
         from ffbench.extract.curricular import CurricularBackbone
-        from ffbench.weights import load_state_dict
 
         self._device = torch_device(device)
         net: Any = load_strict(CurricularBackbone(arch), load_state_dict(path), path, f"CurricularFace {arch}")
@@ -175,8 +175,6 @@ class FaceNet:
     def __init__(self, path: Path, sha256: str, device: str = "cpu") -> None:
         import torch
         from facenet_pytorch import InceptionResnetV1
-
-        from ffbench.weights import load_state_dict
 
         self._device = torch_device(device)
         state = {k: v for k, v in load_state_dict(path).items() if not k.startswith("logits.")}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ffbench.errors import UserError
 from ffbench.extract.loading import check_crops, in_chunks, inference, load_strict, torch_device
+from ffbench.weights import load_state_dict
 
 Crops = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -51,8 +52,6 @@ class TorchvisionInception:
         import torch
         from torchvision.models import inception_v3
 
-        from ffbench.weights import load_state_dict
-
         self._device = torch_device(device)
         # the auxiliary classifier is in the published file, but inference never reaches it
         net: Any = inception_v3(weights=None, init_weights=False, transform_input=True, aux_logits=True)
@@ -91,8 +90,6 @@ class FidInception:
     def __init__(self, path: Path, sha256: str, device: str = "cpu") -> None:
         import torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        from ffbench.weights import load_state_dict
 
         self._device = torch_device(device)
         # the class unpickles whatever it is given; these bytes were made here, from tensors that were loaded safely

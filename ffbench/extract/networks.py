@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ffbench.errors import UserError
 from ffbench.extract.loading import torch_device
 from ffbench.protocols import SLOTS, Network, Protocol
+from ffbench.weights import resolve
 
 if TYPE_CHECKING:
     from ffbench.extract.clip import ClipModel
@@ -91,15 +91,8 @@ def _find(network: Network) -> tuple[Path, str]:
     """The file of a network and its sha256; (Path(), "") where the weights come inside a package."""
     if not network.weights:
         return Path(), ""
-    path = Path(network.weights)
-    if not path.is_absolute():
-        from ffbench.weights import resolve
-
-        found = resolve(network.weights)
-        return found.path, found.sha256
-    if not path.is_file():
-        raise UserError(f"{path} is no file", "put the network back where the protocol's file says it is")
-    return path, _sha256(path)
+    found = resolve(network.weights)
+    return found.path, found.sha256
 
 
 def _open(slot: str, network: Network, file: tuple[Path, str], device: str) -> Any:
@@ -142,7 +135,7 @@ def _construct(kind: str, file: tuple[Path, str], aux: Path, options: dict[str, 
             return pose.Ddfa(path, aux, sha256, device)
         case "fsanet":
             second = [aux] if aux.name else []
-            return pose.FsaNet([path, *second], [sha256, *(_sha256(p) for p in second)], device)
+            return pose.FsaNet([path, *second], [sha256, *(resolve(str(p)).sha256 for p in second)], device)
         case "five-point":
             return pose.FivePoint()
         case "inception-torchvision":
@@ -152,8 +145,3 @@ def _construct(kind: str, file: tuple[Path, str], aux: Path, options: dict[str, 
         case "open-clip":
             return clip.ClipModel(path, sha256, device=device, **options)
     raise UserError(f"there is no kind of network {kind!r}", "see the kinds in docs/metrics.md")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -12,14 +12,17 @@ import onnx
 import open_clip
 import pytest
 import torch
+import torchvision
 from insightface.utils import face_align
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ffbench.errors import UserError
+from ffbench.extract.align import align
 from ffbench.extract.curricular import CurricularBackbone
 from ffbench.extract.detect import Detections, Mtcnn, largest
 from ffbench.extract.extractor import Extractor, Face, crop, usable
+from ffbench.extract.inception import TorchvisionInception
 from ffbench.extract.networks import build, open_networks
 from ffbench.extract.track import FaceTrack
 from ffbench.protocols import Network, Protocol
@@ -98,6 +101,14 @@ def crowd() -> Image:
     return np.ascontiguousarray(cv2.resize(photo, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)[..., ::-1])
 
 
+@pytest.fixture(scope="module")
+def person(crowd: Image) -> Image:
+    """One of them, from a little above the hair to the shoulders."""
+    found = Mtcnn().detect(crowd, "full")
+    x1, y1, x2, y2 = (int(v) for v in found.boxes[largest(found)])
+    return np.ascontiguousarray(crowd[y1 - 20 : y2 + 30, x1 - 40 : x2 + 40])
+
+
 def sway(image: Image, count: int) -> Image:
     """Frames of a camera that moves a pixel a frame."""
     return np.stack([np.roll(image, shift, axis=1) for shift in range(count)])
@@ -166,8 +177,8 @@ def test_a_video_without_any_face(extractor: Extractor) -> None:
     assert extractor.track([]) == []
 
 
-def test_videos_together_are_videos_alone(extractor: Extractor, crowd: Image) -> None:
-    frames = [*sway(crowd, 6), crowd[:, ::-1], np.zeros((64, 64, 3), np.uint8)]
+def test_videos_together_are_videos_alone(extractor: Extractor, person: Image) -> None:
+    frames = [*sway(person, 6), person[:, ::-1], np.zeros((64, 64, 3), np.uint8)]
     clips = [clip(frame[None]) for frame in frames]
     together = extractor.track(clips)
     for one, track in zip(clips, together, strict=True):
@@ -175,8 +186,10 @@ def test_videos_together_are_videos_alone(extractor: Extractor, crowd: Image) ->
     assert np.abs(together[0].embeddings["arc"] - together[6].embeddings["arc"]).max() > 0.01
 
 
-def test_repeated_frames_are_measured_once(extractor: Extractor, crowd: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels, calls = sway(crowd, 3), []
+def test_repeated_frames_are_measured_once(
+    extractor: Extractor, person: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, calls = sway(person, 3), []
     detect = extractor._networks.detector.detect
     monkeypatch.setattr(
         extractor._networks.detector, "detect", lambda image, rung: calls.append(rung) or detect(image, rung)
@@ -189,12 +202,12 @@ def test_repeated_frames_are_measured_once(extractor: Extractor, crowd: Image, m
     np.testing.assert_array_equal(repeated.box, once.box[[0, 0, 1, 2, 2, 2]])
 
 
-def test_a_reference_is_a_track_of_one_row(extractor: Extractor, crowd: Image, tmp_path: Path) -> None:
-    track = extractor.reference(crowd)
+def test_a_reference_is_a_track_of_one_row(extractor: Extractor, person: Image, tmp_path: Path) -> None:
+    track = extractor.reference(person)
     assert track.found.tolist() == [True]
-    assert track.size == (crowd.shape[1], crowd.shape[0])
+    assert track.size == (person.shape[1], person.shape[0])
     assert track.clip.shape == (0, 0)
-    (video,) = extractor.track([clip(crowd[None].repeat(2, 0))])
+    (video,) = extractor.track([clip(person[None].repeat(2, 0))])
     np.testing.assert_allclose(video.embeddings["arc"][0], track.embeddings["arc"][0], atol=TOLERANCE)
     track.save(tmp_path / "a.npz")
     assert_close(FaceTrack.load(tmp_path / "a.npz"), track, 0)
@@ -226,9 +239,9 @@ def test_texts(extractor: Extractor, protocol: Protocol) -> None:
             ask()
 
 
-def test_without_text_and_pose_networks(protocol: Protocol, crowd: Image) -> None:
+def test_without_text_and_pose_networks(protocol: Protocol, person: Image) -> None:
     bare = Extractor(dataclasses.replace(protocol, networks={"detector": Network("mtcnn")}))
-    (track,) = bare.track([clip(crowd[None].repeat(2, 0))])
+    (track,) = bare.track([clip(person[None].repeat(2, 0))])
     assert track.clip_number.tolist() == [0, 1]
     assert track.clip.shape == (0, 0)
     assert np.isnan(track.angles).all()
@@ -242,13 +255,46 @@ def test_without_text_and_pose_networks(protocol: Protocol, crowd: Image) -> Non
         (Network("mtcnn", options=(("threshold", "high"),)), "does not take threshold = 'high'"),
         (Network("mtcnn", options=(("aux", "/a/b.npz"),)), "takes no second file"),
         (Network("3ddfa", str(Path(__file__))), "needs a second file"),
-        (Network("scrfd", "/no/such/det.onnx"), "/no/such/det.onnx is no file"),
+        (Network("scrfd", "/no/such/det.onnx"), "there is no file /no/such/det.onnx"),
         (Network("unheard-of"), "no kind of network 'unheard-of'"),
     ],
 )
 def test_networks_that_cannot_be(network: Network, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         build("detector", network, "cpu")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("scrfd", "arcface-onnx", "curricular-ir101", "curricular-ir18", "facenet", "sixdrepnet", "3ddfa", "fsanet"),
+        *("inception-torchvision", "inception-fid", "open-clip"),
+    ],
+)
+def test_a_file_that_is_not_that_network(kind: str, tmp_path: Path) -> None:
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.bin")
+    options = (("aux", str(tmp_path / "other.bin")),) if kind in ("3ddfa", "fsanet") else ()
+    with pytest.raises(UserError, match=r"other\.bin"):
+        build("any", Network(kind, str(tmp_path / "other.bin"), options), "cpu")
+
+
+def test_features_of_crops(protocol: Protocol, person: Image, tmp_path: Path) -> None:
+    """A frame without a face has no features, the others those of their aligned crop."""
+    torch.manual_seed(0)
+    net = torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=True)
+    torch.save(net.state_dict(), tmp_path / "inception.pth")
+    nets = {
+        "detector": protocol.networks["detector"],
+        "inception": Network("inception-torchvision", str(tmp_path / "inception.pth")),
+    }
+    extractor = Extractor(dataclasses.replace(protocol, networks=nets))
+    pixels = np.stack([person, np.zeros_like(person)])
+    (track,) = extractor.track([clip(pixels)])
+    assert track.features["inception"].shape == (2, 2048)
+    assert np.isnan(track.features["inception"][1]).all()
+    direct = TorchvisionInception(tmp_path / "inception.pth", "0" * 64)
+    expected = direct(align(person, track.points[0], 224)[None])
+    np.testing.assert_array_equal(track.features["inception"][0], expected[0])
 
 
 def test_the_box_crop_is_facenet_pytorchs(crowd: Image) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ class Touch:
 @pytest.mark.parametrize("kind", [TorchvisionInception, FidInception])
 def test_a_pickle_never_runs(tmp_path: Path, kind: Any) -> None:
     torch.save({"fc.bias": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises((UserError, pickle.UnpicklingError)):
+    with pytest.raises(UserError, match="holds no plain state dict"):
         kind(tmp_path / "evil.pth", "0" * 64)
     assert not (tmp_path / "ran").exists()
 
