@@ -51,9 +51,23 @@ def read_table(path: Path, known: Collection[str], required: Collection[str]) ->
         if near := difflib.get_close_matches(name, known, 1, 0.8):
             raise UserError(f"{path} has a column {name!r}", f"did you mean {near[0]!r}? known: {', '.join(known)}")
     for row in rows:
+        for name, value in row.values.items():
+            if "\0" in value or not is_text(value):
+                raise UserError(
+                    f"{path}:{row.line}: {name!r} holds a NUL or half a character", "write plain Unicode text"
+                )
         if absent := [name for name in required if name not in row.values]:
             raise UserError(f"{path}:{row.line} has no {absent[0]!r}", f"each row needs: {', '.join(required)}")
     return rows
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8; names of files, and escapes in JSON, can hold halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def words_of(value: str) -> tuple[str, ...]:

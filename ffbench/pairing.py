@@ -101,8 +101,8 @@ def _clip_rows(table: Path) -> list[_Clip]:
     absent: list[str] = []
     for row in read_table(table, COLUMNS, ("video",)):
         file = (table.parent / row.values["video"]).resolve()
-        if not file.is_file():
-            absent.append(f"{row.values['video']} (line {row.line})")
+        if not _is_file(file):
+            absent.append(f"{row.values['video'][:80]} (line {row.line})")
             continue
         # a file outside the table's folder goes by its own name
         inside = file.is_relative_to(table.parent.resolve())
@@ -119,6 +119,13 @@ def _clip_rows(table: Path) -> list[_Clip]:
             f"{table} names {len(absent)} missing videos: {_some(absent)}", "paths are relative to the table's folder"
         )
     return list(clips.values())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text in the wrong column can be too long for a name
+        return False
 
 
 def _offered(references: Path | None) -> Photographs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffbench.cases import Identity, reference
 from ffbench.errors import UserError
-from ffbench.manifests import TABLES, Row, distinct_ids, read_table, slug
+from ffbench.manifests import TABLES, Row, distinct_ids, is_text, read_table, slug
 from ffbench.records import Reference
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -107,10 +107,10 @@ def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files of these suffixes at and below a folder, by path; hidden ones and those in hidden folders are left out.
 
     Raises:
-        UserError: a folder that may not be read.
+        UserError: a folder that may not be read, or a file name that is no text.
     """
     try:
-        return [
+        files = [
             file
             for file in sorted(folder.rglob("*"))
             if file.suffix.lower() in suffixes
@@ -119,3 +119,6 @@ def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
         ]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}", "give a folder that you may read") from error
+    if strange := [file for file in files if not is_text(str(file))]:
+        raise UserError(f"{folder} holds a file whose name is not UTF-8: {str(strange[0])!a}", "rename it")
+    return files

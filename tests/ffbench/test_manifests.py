@@ -57,6 +57,8 @@ def test_jsonl_takes_numbers_and_lists(tmp_path: Path) -> None:
         ("t.jsonl", '{"a": 1}\n{oops\n', "t.jsonl:2 is no JSON"),
         ("t.jsonl", "[1]\n", "t.jsonl:1 is no JSON object"),
         ("t.jsonl", "[" * 100_000, "t.jsonl:1 is no JSON"),
+        ("t.jsonl", '{"a": "\\ud800"}', "t.jsonl:1: 'a' holds a NUL or half a character"),
+        ("t.jsonl", '{"a": "x\\u0000"}', "holds a NUL"),
         ("t.xlsx", "a", "is no table"),
     ],
 )
@@ -104,6 +106,8 @@ def test_names_without_latin_letters_stay_apart() -> None:
 
 def test_long_names_stay_apart() -> None:
     assert slug("a" * 100) != slug("a" * 101)
+    assert len(slug("a" * 100)) == LONGEST_ID
+    assert "--" not in slug("ab-" * 100)
 
 
 def test_ids_that_meet_are_refused_with_both_names() -> None:

@@ -159,6 +159,11 @@ class TestTable:
         with pytest.raises(UserError, match=r"2 missing videos: x.mp4 \(line 3\), y.mp4 \(line 4\)"):
             suite_of_videos(path, None)
 
+    def test_a_text_in_the_column_of_videos(self) -> None:
+        with pytest.raises(UserError, match=r"1 missing videos: word word") as caught:
+            suite_of_videos(self.table("video,reference", f"{'word ' * 200},faces/bob.png"), None)
+        assert len(caught.value.what) < 400
+
     def test_a_video_twice_is_refused(self) -> None:
         path = self.table("video,reference", "three.mp4,faces/bob.png", "./three.mp4,faces/bob.png")
         with pytest.raises(UserError, match=r"csv:3: ./three.mp4 and three.mp4 have one name"):

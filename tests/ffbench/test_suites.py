@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -167,6 +168,13 @@ def test_bad_tables_of_cases_are_refused(tmp_path: Path, text: str, what: str) -
     with pytest.raises(UserError) as caught:
         load_suite(tmp_path / "t.csv")
     assert what in caught.value.what
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png").replace(tmp_path / os.fsdecode(b"a\xff.png"))
+    with pytest.raises(UserError, match=r"whose name is not UTF-8: .*a\\udcff") as caught:
+        load_suite(tmp_path)
+    str(caught.value).encode()
 
 
 def test_nonfrontal_holds_each_person_twice(tmp_path: Path) -> None:
