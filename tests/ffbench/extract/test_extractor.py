@@ -341,6 +341,15 @@ def test_only_faces_that_can_be_cropped_count() -> None:
     assert usable(Detections(boxes[:0], points[:0], np.zeros(0, np.float32)), (9, 9)).scores.shape == (0,)
 
 
+def test_a_face_outside_the_frame_is_none(extractor: Extractor, person: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The padded rung can place a box in the grey alone."""
+    beside = Detections(np.array([[-50, 0, -5, 40]], np.float32), POINTS[None], np.ones(1, np.float32))
+    monkeypatch.setattr(extractor._networks.detector, "detect", lambda image, rung: beside)
+    track = extractor.reference(person)
+    assert not track.found.any()
+    assert track.num_faces.tolist() == [0]
+
+
 @pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")
 @pytest.mark.parametrize("pack", ["small_y1", "small_apache"])
 def test_embeddings_are_face_analysis(assets: Path, crowd: Image, pack: str) -> None:
