@@ -114,7 +114,8 @@ def choose(rows: Sequence[Row], videos: Sequence[Video], limit: int) -> list[Vid
 
     def worst(video: Video) -> float:
         numbers = [_primary(row, video) for row in rows if not row.control and video in row.generations]
-        return min((number for number in numbers if not math.isnan(number)), default=-1.0)
+        # a video without a value, failed or faceless, is the worst there is
+        return min((-2.0 if math.isnan(number) else number for number in numbers), default=-2.0)
 
     first = sorted(videos, key=lambda video: (worst(video), video))[: (limit + 1) // 2]
     others = [video for video in videos if video not in set(first)]
@@ -246,7 +247,7 @@ def _strip(folder: Path, row: Row, video: Video) -> tuple[str, tuple[int, int], 
             strips.Column(
                 x=(i + 0.5) * strips.COLUMN,
                 time=f"{track.time[sample]:.1f} s",
-                yaw=("" if track.found[sample] else "no face") if math.isnan(yaw) else f"{yaw:+.0f}°",
+                yaw=("" if track.found[sample] else "no face") if math.isnan(yaw) else f"{round(yaw):+d}°",
                 value="" if math.isnan(value) else f"{value:.2f}",
             )
         )

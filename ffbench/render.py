@@ -107,12 +107,14 @@ def tag_table(sheet: Sheet, metric: str, intervals: bool = False) -> Table:
 
 def _table(sheet: Sheet, columns: Sequence[tuple[str, str, Heading]], intervals: bool, counts: bool) -> Table:
     order = _order(sheet, columns)
-    footnotes: list[str] = []
+    footnotes: dict[str, list[str]] = {}
 
-    def note(text: str) -> int:
-        if text not in footnotes:
-            footnotes.append(text)
-        return footnotes.index(text) + 1
+    def note(what: str, reason: str) -> int:
+        """The number of a reason's footnote, which names every column that it holds for."""
+        titles = footnotes.setdefault(" ".join(reason.split()), [])
+        if what not in titles:
+            titles.append(what)
+        return list(footnotes).index(" ".join(reason.split())) + 1
 
     methods: list[tuple[Entry, ...]] = []
     controls: list[tuple[Entry, ...]] = []
@@ -121,9 +123,8 @@ def _table(sheet: Sheet, columns: Sequence[tuple[str, str, Heading]], intervals:
         for metric, group, heading in columns:
             cell = sheet.cell(line.label, metric, group)
             if cell is None or math.isnan(cell.value):
-                title = METRICS[metric].title if group == "all" else group.partition(":")[2]
                 reason = cell.reason if cell else "not measured"
-                entries.append(Entry(DASH, note=note(f"{title}: {reason}" if group == "all" else reason)))
+                entries.append(Entry(DASH, note=note(heading.title if group == "all" else "", reason)))
             else:
                 rank = 0 if line.control else _rank(sheet, cell, heading.better)
                 entries.append(Entry(_number(cell, intervals), rank))
@@ -131,7 +132,7 @@ def _table(sheet: Sheet, columns: Sequence[tuple[str, str, Heading]], intervals:
             rate = _value(sheet, line.label, "face_rate", "all")
             entries.append(Entry(DASH if math.isnan(rate) else _shown(rate, "face_rate")))
             total = line.num_made + line.num_failed
-            missing = note(f"{line.label}: {line.num_failed} of {total} videos failed") if line.num_failed else 0
+            missing = note(line.label, f"{line.num_failed} of {total} videos failed") if line.num_failed else 0
             entries.append(Entry(str(line.num_made) if not missing else f"{line.num_made}/{total}", note=missing))
         (controls if line.control else methods).append(tuple(entries))
     headings = [heading for _, _, heading in columns]
@@ -139,7 +140,7 @@ def _table(sheet: Sheet, columns: Sequence[tuple[str, str, Heading]], intervals:
         columns=(Heading(""), *headings, *((Heading("faces"), Heading("N")) if counts else ())),
         methods=tuple(methods),
         controls=tuple(controls),
-        footnotes=tuple(footnotes),
+        footnotes=tuple(": ".join(filter(None, [", ".join(titles), why])) for why, titles in footnotes.items()),
         notes=sheet.notes,
         source=_source(sheet, intervals),
     )

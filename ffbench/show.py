@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _PREFIX = re.compile(r"[0-9a-f]{4,16}")
 _BARS = "▁▂▃▄▅▆▇█"
 _INDENT = 12
+_WIDTH = 120
 
 
 def show(key: str, root: Path) -> str:
@@ -80,7 +82,8 @@ def datum(run: Run, generation: Generation) -> str:
 
 
 def _field(name: str, lines: Sequence[str]) -> list[str]:
-    return [f"{name if i == 0 else '':<{_INDENT}}{line}" for i, line in enumerate(lines)]
+    wrapped = [part for line in lines for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ") or [""]]
+    return [f"{name if i == 0 else '':<{_INDENT}}{line}" for i, line in enumerate(wrapped)]
 
 
 def _case(case: Case | None, generation: Generation) -> list[str]:
@@ -117,7 +120,7 @@ def _generation(generation: Generation) -> list[str]:
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, prefix if name == "packages" else f"{prefix}{name}.")
         elif value not in ("", None):
             yield f"{prefix}{name}", value
 
@@ -146,16 +149,18 @@ def _scores(scores: Sequence[Score], facts: Mapping[str, Any]) -> list[str]:
     titles = {
         score.metric: METRICS[score.metric].title if score.metric in METRICS else score.metric for score in scores
     }
-    width = max(len(title) for title in titles.values())
+    width = max((len(titles[score.metric]) for score in scores if not math.isnan(score.value)), default=0)
     lines = []
+    unscored: dict[str, list[str]] = {}
     for score in scores:
         head = f"{titles[score.metric]:<{width}}  "
         if math.isnan(score.value):
-            lines.append(f"{head}—  {score.reason}")
+            unscored.setdefault(score.reason, []).append(titles[score.metric])
             continue
         places = METRICS[score.metric].decimals if score.metric in METRICS else 3
         count = f"{score.num_scored} of {score.num_frames}"
         lines.append(f"{head}{score.value:.{places}f}  {count}  {_spark(score.per_frame)}".rstrip())
+    lines += [f"not scored: {', '.join(names)}: {reason}" for reason, names in unscored.items()]
     networks = facts.get("networks", {})
     if networks:
         lines.append("networks " + ", ".join(f"{slot} {networks[slot]}" for slot in sorted(networks)))

@@ -5,17 +5,15 @@
   const boxes = [...document.querySelectorAll("#methods input")];
   const cases = [...place.children];
 
-  const number = (video, name) => (video.dataset[name] === "" ? null : Number(video.dataset[name]));
-
   function extreme(one, name, pick, none) {
-    const found = [...one.querySelectorAll(".video:not(.hidden)")].map((video) => number(video, name)).filter((n) => n !== null);
-    return found.length ? pick(...found) : none;
+    const shown = [...one.querySelectorAll(".video:not(.hidden)")];
+    return pick(...shown.map((video) => (video.dataset[name] === "" ? none : Number(video.dataset[name]))));
   }
 
   function keys() {
     return {
       suite: () => 0,
-      // a case without a value is the worst there is
+      // a video without a value, failed or faceless, is the worst there is
       worst: (one) => extreme(one, "worst", Math.min, -2),
       best: (one) => -extreme(one, "worst", Math.max, -2),
       turn: (one) => -extreme(one, "turn", Math.max, -1),

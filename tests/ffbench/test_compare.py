@@ -12,6 +12,7 @@ from ffbench.errors import UserError
 from ffbench.metrics import aggregate
 from ffbench.records import Case
 from ffbench.rows import load_rows
+from ffbench.tables import faced, set_metric
 from tests.ffbench.scored_runs import MISSING, Made, cases, make_run
 
 PROMPTS = (("gym", "boxes"), ("talk", "speaks"))
@@ -37,6 +38,7 @@ def test_differences_are_paired_by_case(tmp_path: Path, suite: list[Case]) -> No
     people = [video[0][:4] for video in values[0]]
     found = aggregate.paired(list(values[0].values()), [values[1][v] for v in values[0]], people)
     assert (row.p, row.num_pairs, row.num_identities) == (found.p, 14, 7)
+    assert (row.low, row.high) == (pytest.approx(found.low), pytest.approx(found.high))
     assert row.p < 0.05
     assert row.better == "a"
     swapped = by_metric(compare(b, a))["facesim_arc"]
@@ -78,6 +80,10 @@ def test_faceless_videos_are_not_compared_in_silence(tmp_path: Path, suite: list
     assert by_metric(shared)["facesim_arc"].num_pairs == 12
     assert by_metric(shared)["kid"].num_pairs == 12
     assert by_metric(shared)["kid"].low is None
+    rows = [load_rows(run, "standard@1")[0] for run in (a, b)]
+    seen = rows[1].only(faced(rows[1])), rows[0].only(faced(rows[1]))
+    kids = [set_metric(row, "kid")[0] for row in seen]
+    assert by_metric(shared)["kid"].difference == pytest.approx(kids[1] - kids[0])
     assert "one value a set: no interval" in shared.text
 
 

@@ -91,6 +91,11 @@ def test_missing_numbers_are_dashes_with_one_footnote_a_reason() -> None:
     entries = [row(table, label)["FaceSim-Arc"] for label in "ab"]
     assert [(entry.text, entry.note) for entry in entries] == [("—", 1), ("—", 1)]
     assert table.footnotes == ("FaceSim-Arc: facesim_arc is not here: ffbench weights pull x",)
+    both = sheet({"a": {"facesim_arc": 0.5}})
+    cells = [cell("a", metric, nan, reason="no   face") for metric in ("facesim_arc", "pose_range")]
+    shared = render.table(dataclasses.replace(both, cells=tuple(cells)), ["facesim_arc", "pose_range"])
+    assert shared.footnotes == ("FaceSim-Arc, pose range: no face",)
+    assert [entry.note for entry in shared.methods[0][1:3]] == [1, 1]
     # the first column that has numbers orders the rows
     assert [one[0].text for one in table.methods] == ["a", "b"]
     assert row(render.table(made, ["kid"]), "a")["KID"].note == 1
