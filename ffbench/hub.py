@@ -138,7 +138,7 @@ def _listing(folder: Path) -> tuple[dict[str, str], str]:
         if not any(_image(str(entry["path"]), "") for entry in entries):
             entries += _json(f"{root}/tree/{commit}", folder / "listing.json")
         files = [entry for entry in entries if entry["type"] == "file"]
-        return {str(entry["path"]): str(entry.get("lfs", {}).get("oid", "")) for entry in files}, commit
+        return {str(entry["path"]): str((entry.get("lfs") or {}).get("oid", "")) for entry in files}, commit
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{urlsplit(_endpoint()).hostname} lists {DATASET} in an unknown form ({error!r})",

@@ -56,7 +56,7 @@ def listed(server: FileServer, files: list[str]) -> None:
         path = f"eval/face_images/{name}"
         content = body(name)
         server.add(f"{RESOLVE}/{path}", content)
-        lfs = {"lfs": {"oid": sha(content), "size": len(content)}} if len(name) % 2 else {}
+        lfs = {"lfs": {"oid": sha(content), "size": len(content)}} if len(name) % 2 else {"lfs": None}
         entries.append({"type": "file", "path": path, "size": len(content), "oid": "y", **lfs})
     server.add(f"{API}/tree/{COMMIT}/eval", json.dumps(entries).encode())
 
