@@ -45,6 +45,7 @@ _PACKAGES = {
     "PIL": "pillow",
 }
 _MAX_ERROR = 1500
+_GRACE = 1.0
 
 
 def serve(lines: Iterable[bytes], answer: Answer) -> None:
@@ -207,15 +208,15 @@ class _Inbox:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lines: queue.Queue[bytes] = queue.Queue()
-        self._busy = threading.Event()
+        self._idle = threading.Event()
         self._gone = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
-            self._busy.clear()
+            self._idle.set()
             line = self._lines.get()
-            self._busy.set()
+            self._idle.clear()
             if not line or self._gone.is_set():
                 return
             yield line
@@ -224,7 +225,8 @@ class _Inbox:
         for line in self._stream:
             self._lines.put(line)
         self._gone.set()
-        if self._busy.is_set():
+        # a host that has its last answer may close before this process is back at its inbox
+        if not self._idle.wait(timeout=_GRACE):
             end_group()
         self._lines.put(b"")
 
