@@ -194,6 +194,8 @@ def _with_retries(job: _Job, part: _Part, shown: Bar) -> None:
                         f"{urlsplit(job.url).hostname} asks to wait {asked:.0f} s before {job.label} is tried again",
                         "run the same command later; what has arrived is kept",
                     ) from error
+                if asked:
+                    note(f"{job.label}: the server asks to wait {asked:.0f} s")
                 jitter = random.uniform(0.5, 1.5)
                 time.sleep(BACKOFF_S * 2 ** (failures - 1) * jitter if asked is None else asked)
     raise UserError(

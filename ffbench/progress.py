@@ -145,6 +145,7 @@ class _Plain:
 
 
 class _Rich:
+    # rich honours NO_COLOR by itself
     def __init__(self, label: str, total: int | None, done: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
@@ -154,7 +155,7 @@ class _Rich:
             BarColumn(bar_width=24),
             TextColumn("{task.fields[facts]}", markup=False),
         )
-        self._progress: Progress = Progress(*columns, console=Console(file=sys.stderr, no_color=no_color() or None))
+        self._progress: Progress = Progress(*columns, console=Console(file=sys.stderr))
         self._task: TaskID = self._progress.add_task(label, total=total, completed=done, facts="")
         self._progress.start()
 
@@ -164,8 +165,3 @@ class _Rich:
     def close(self, facts: str) -> None:
         self._progress.update(self._task, facts=facts)
         self._progress.stop()
-
-
-def no_color() -> bool:
-    """Whether the user asked for no colour (https://no-color.org)."""
-    return bool(os.environ.get("NO_COLOR"))

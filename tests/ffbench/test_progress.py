@@ -86,6 +86,16 @@ def test_units_of_an_earlier_run_do_not_count_into_the_rate(capfd: pytest.Captur
     assert rate <= 10.0
 
 
+def test_a_restart_further_on_does_not_count_into_the_rate(capfd: pytest.CaptureFixture[str]) -> None:
+    with bar("pull", None, "B") as shown:
+        shown.restart(9_000_000_000, 10_000_000_000)
+        time.sleep(0.1)
+        shown.advance(1_000_000)
+    err = capfd.readouterr().err
+    assert "9001.0/10000.0 MB" in err
+    assert float(err.split("MB  ")[1].split(" MB/s")[0]) <= 10.0
+
+
 def test_restart_sets_the_count_back(capfd: pytest.CaptureFixture[str]) -> None:
     with bar("pull", 2_000_000, "B", done=1_000_000) as shown:
         shown.restart(0)

@@ -326,6 +326,14 @@ def test_an_unpublished_hash_is_trusted_once_with_a_notice(shelf: Shelf, capfd: 
     assert weights.resolve("net") == (shelf.folder / "net" / "net.bin", sha(NET))
 
 
+def test_what_was_trusted_before_stays_in_the_lock(shelf: Shelf) -> None:
+    shelf.folder.mkdir()
+    (shelf.folder / "weights.lock.json").write_text('{"other/o.bin": {"sha256": "00"}}')
+    weights.pull(["net"])
+    lock = json.loads((shelf.folder / "weights.lock.json").read_text())
+    assert set(lock) == {"other/o.bin", "net/net.bin"}
+
+
 def test_what_was_trusted_is_held_to_ever_after(shelf: Shelf) -> None:
     weights.pull(["net"])
     weights.resolve("net").path.unlink()
