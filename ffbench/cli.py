@@ -6,8 +6,6 @@ with its traceback; 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import os
 import sys
@@ -17,7 +15,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ffbench
-from ffbench.cli_more import listing, prompts_app, suites_app, weights_app
+from ffbench import cli_look
+from ffbench.cli_groups import prompts_app, suites_app, weights_app
+from ffbench.cli_options import (
+    CommercialOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    MethodsOption,
+    NetworksOption,
+    OutOption,
+    PromptsOption,
+    ProtocolOption,
+    Redo,
+    RedoOption,
+    ReferencesOption,
+    SetOption,
+    SuiteOption,
+    TakesOption,
+    VideosOption,
+    protocol_of,
+    runs_of,
+    say,
+    suite_given,
+)
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,33 +55,6 @@ app = typer.Typer(
     add_completion=False,
     epilog="Exit codes: 0 done, 1 done but something failed, 2 mend your input, 3 a bug, 130 stopped.",
 )
-app.add_typer(weights_app, name="weights")
-app.add_typer(prompts_app, name="prompts")
-app.add_typer(suites_app, name="suites")
-
-
-class Redo(enum.StrEnum):
-    """Which work that was done before is done again."""
-
-    missing = "missing"
-    failed = "failed"
-    all = "all"
-
-
-SuiteOption = Annotated[str, typer.Option(help="Embedded suite, or a folder, CSV or JSONL of your own.")]
-OutOption = Annotated[Path, typer.Option(help="Where runs are kept.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Only so many videos; for trials.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-ProtocolOption = Annotated[str, typer.Option(help="Recipe of measurement; ffbench ls protocols.")]
-NetworksOption = Annotated[Path | None, typer.Option(help="TOML file of other measuring networks; docs/metrics.md.")]
-RedoOption = Annotated[Redo, typer.Option(help="Work that is done again.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
-TakesOption = Annotated[int, typer.Option(min=1, help="Videos a case, each with a seed of its own.")]
-MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="ffbench ls methods; may be repeated.")]
-VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]
-ReferencesOption = Annotated[Path | None, typer.Option(help="Photographs for --videos: a folder or one file.")]
-PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: CSV, JSONL or text.")]
 
 
 @app.callback()
@@ -82,13 +76,19 @@ def generate(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    commercial_ok: CommercialOption = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be made, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a suite's videos with a method. Resumable: the same command goes on."""
     from ffbench.suites import load_suite
 
+    _refuse_research(commercial_ok)
+    if dry_run:
+        _print_plan(method, load_suite(suite), out, _generate_options(limit, takes, setting, redo, device))
+        return
     failed = _generate(method, load_suite(suite), out, _generate_options(limit, takes, setting, redo, device), as_json)
-    _say(f"next: ffbench score --out {out}")
+    say(f"next: ffbench score --out {out}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -105,21 +105,23 @@ def score(
     limit: LimitOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    commercial_ok: CommercialOption = False,
     dry_run: Annotated[bool, typer.Option(help="Print which video goes with which reference, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure videos: those of runs, or your own with --videos and --references."""
-    recipe = _protocol(protocol, networks)
+    _refuse_research(commercial_ok)
+    recipe = protocol_of(protocol, networks)
     if videos is None:
-        found = _runs(runs, out)
+        found = runs_of(runs, out)
     else:
-        suite = _given_suite(videos, references, prompts)
+        suite = suite_given(videos, references, prompts)
         if dry_run:
             _print_pairing(suite, as_json)
             return
         found = [_given_run(suite, out, name)]
     damaged = _score(found, recipe, limit, redo, device, as_json)
-    _say(f"next: ffbench report {' '.join(str(run.root) for run in found) if videos else out} --protocol {recipe.id}")
+    say(f"next: ffbench report {' '.join(str(run.root) for run in found) if videos else out} --protocol {recipe.id}")
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -130,21 +132,33 @@ def report(
     out: OutOption = Path("runs"),
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     common_cases: Annotated[bool, typer.Option(help="Use only the cases that every run shares.")] = False,
+    all_metrics: Annotated[bool, typer.Option(help="A column for every metric of the protocol.")] = False,
+    small_sets: Annotated[
+        bool, typer.Option(help="Form FID below 2048 crops too (biased).")
+    ] = False,
     gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
+    cases: Annotated[int, typer.Option(min=1, help="Cases shown on the page.")] = 40,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables and the page."""
     from ffbench.report import ReportOptions
     from ffbench.report import report as make_report
 
-    made = make_report(
-        runs or [out], ReportOptions(protocol=protocol, intervals=ci, common_cases=common_cases, gallery=gallery)
+    options = ReportOptions(
+        protocol=protocol,
+        intervals=ci,
+        common_cases=common_cases,
+        gallery=gallery,
+        small_sets=small_sets,
+        all_metrics=all_metrics,
+        cases=cases,
     )
+    made = make_report(runs or [out], options)
     if as_json:
         print((made.folder / "cells.json").read_text("utf-8"))
     else:
         print(made.text)
-    _say(f"page: {made.folder / 'index.html'}" if gallery else f"tables: {made.folder}")
+    say(f"page: {made.folder / 'index.html'}" if gallery else f"tables: {made.folder}")
 
 
 @app.command()
@@ -159,6 +173,7 @@ def run(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    commercial_ok: CommercialOption = False,
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,106 +181,24 @@ def run(
     from ffbench.store import run_folder
     from ffbench.suites import load_suite
 
-    recipe = _protocol(protocol, networks)
+    _refuse_research(commercial_ok)
+    recipe = protocol_of(protocol, networks)
     chosen = load_suite(suite)
     failed = _generate(method, chosen, out, _generate_options(limit, takes, setting, redo, device), False)
     found = [run_folder(out, chosen.name, chosen.version, one) for one in method]
     damaged = _score(found, recipe, None, redo, device, False)
-    report([one.root for one in found], recipe.id, out, ci, False, True, as_json)
+    report([one.root for one in found], protocol=recipe.id, out=out, ci=ci, as_json=as_json)
     raise typer.Exit(1 if failed or damaged else 0)
 
 
-@app.command("ls")
-def list_things(
-    what: Annotated[str, typer.Argument(help="methods, suites, protocols, metrics or runs")] = "methods",
-    out: OutOption = Path("runs"),
-    as_json: JsonOption = False,
-) -> None:
-    """List methods, suites, protocols, metrics or runs."""
-    rows = listing(what, out)
-    if as_json:
-        print(json.dumps([dict(zip(("name", "summary"), row, strict=True)) for row in rows], ensure_ascii=False))
-        return
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, summary in rows:
-        print(f"{name:<{width}}  {summary}")
-
-
-@app.command()
-def show(
-    key: Annotated[str, typer.Argument(help="A video (suite@version/method/case-s0), protocol, metric or method.")],
-    out: OutOption = Path("runs"),
-) -> None:
-    """Print one thing whole: a datum's way, a recipe, a method's card."""
-    from ffbench.show import show as tell
-
-    print(tell(key, out))
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(help="A run folder.")],
-    b: Annotated[Path, typer.Argument(help="Another run folder.")],
-    protocol: Annotated[str | None, typer.Option(help="Protocol id, where runs were scored with several.")] = None,
-    common_cases: Annotated[bool, typer.Option(help="Use only the cases that both share.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Paired differences of two runs, with intervals; refuses unlike runs and names what differs."""
-    from ffbench.compare import compare as hold
-    from ffbench.store import Run
-
-    result = hold(Run(a), Run(b), protocol, common_cases=common_cases)
-    print(json.dumps([dataclasses.asdict(row) for row in result.rows]) if as_json else result.text)
-
-
-@app.command()
-def validate(
-    suite: SuiteOption = "photos",
-    videos: VideosOption = None,
-    references: ReferencesOption = None,
-    prompts: PromptsOption = None,
-    protocol: ProtocolOption = "basic",
-    networks: NetworksOption = None,
-    device: DeviceOption = "cpu",
-    as_json: JsonOption = False,
-) -> None:
-    """Check references, prompts and videos before any GPU hour."""
-    from ffbench.suites import load_suite
-    from ffbench.validate import validate as check
-
-    chosen = _given_suite(videos, references, prompts) if videos else load_suite(suite)
-    findings = check(chosen, protocol=_protocol(protocol, networks), device=device)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
-    for finding in [] if as_json else findings:
-        print(f"{finding.severity}: {finding.where}: {finding.what}\n       {finding.fix}")
-    errors = sum(finding.severity == "error" for finding in findings)
-    _say(
-        f"{chosen.name}@{chosen.version}: {len(chosen.cases)} cases, {errors} errors, {len(findings) - errors} warnings"
-    )
-    raise typer.Exit(1 if errors else 0)
-
-
-@app.command()
-def doctor(
-    protocol: ProtocolOption = "standard",
-    networks: NetworksOption = None,
-    out: OutOption = Path("runs"),
-    device: DeviceOption = "cpu",
-    as_json: JsonOption = False,
-) -> None:
-    """Check packages, GPU, ONNX Runtime, weights and disk, and say how to mend each."""
-    from ffbench.doctor import examine
-
-    checks = examine(_protocol(protocol, networks), out, device)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(check) for check in checks], ensure_ascii=False))
-    else:
-        for check in checks:
-            print(f"{check.name:<14} {check.status:<8} {check.detail}")
-            if check.fix:
-                print(f"{'':<24}{check.fix}")
-    raise typer.Exit(1 if any(check.status == "problem" for check in checks) else 0)
+app.command("ls")(cli_look.list_things)
+app.command("show")(cli_look.show)
+app.command("compare")(cli_look.compare)
+app.command("validate")(cli_look.validate)
+app.command("doctor")(cli_look.doctor)
+app.add_typer(weights_app, name="weights")
+app.add_typer(prompts_app, name="prompts")
+app.add_typer(suites_app, name="suites")
 
 
 def _generate_options(limit: int | None, takes: int, setting: list[str] | None, redo: Redo, device: str) -> Any:
@@ -279,13 +212,13 @@ def _generate(methods: list[str], suite: Suite, out: Path, options: Any, as_json
 
     failed = 0
     for method in methods:
-        _say(f"{method} on suite {suite.name}@{suite.version}; Ctrl-C is safe: run the same command to go on")
+        say(f"{method} on suite {suite.name}@{suite.version}; Ctrl-C is safe: run the same command to go on")
         done = make(suite, method, out, options)
         failed += done.failed + done.refused
         line = {"ok": done.ok, "failed": done.failed, "refused": done.refused, "done_before": done.done_before}
         if as_json:
             print(json.dumps({"method": method, "run": str(done.run.root), **line}))
-        _say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in line.items()) + f" -> {done.run.root}")
+        say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in line.items()) + f" -> {done.run.root}")
     return failed
 
 
@@ -293,7 +226,7 @@ def _score(runs: list[Run], protocol: Protocol, limit: int | None, redo: Redo, d
     from ffbench.score import ScoreOptions
     from ffbench.score import score as measure
 
-    _say(f"protocol {protocol.id}: {protocol.summary}")
+    say(f"protocol {protocol.id}: {protocol.summary}")
     damaged = 0
     done: ScoreSummary | None = None
     for one in runs:
@@ -302,33 +235,10 @@ def _score(runs: list[Run], protocol: Protocol, limit: int | None, redo: Redo, d
         if as_json:
             counts = {"scored": done.scored, "done_before": done.done_before, "damaged": done.damaged}
             print(json.dumps({"run": str(one.root), **counts, "missing": dict(done.missing)}))
-        _say(f"{done.scored} scored, {done.done_before} done before, {done.damaged} damaged: {one.root}")
+        say(f"{done.scored} scored, {done.done_before} done before, {done.damaged} damaged: {one.root}")
     for slot, reason in sorted(done.missing.items()) if done else []:
-        _say(f"not measured, {slot}: {reason}")
+        say(f"not measured, {slot}: {reason}")
     return damaged
-
-
-def _protocol(name: str, networks: Path | None) -> Protocol:
-    from ffbench.protocols import get_protocol, with_networks
-
-    recipe = get_protocol(name)
-    return with_networks(recipe, networks) if networks else recipe
-
-
-def _runs(paths: list[Path] | None, out: Path) -> list[Run]:
-    from ffbench.store import find_runs
-
-    found = [run for path in (paths or [out]) for run in find_runs(path)]
-    if not found:
-        places = ", ".join(str(path) for path in (paths or [out]))
-        raise UserError(f"no run below {places}", "ffbench generate --method still makes one")
-    return found
-
-
-def _given_suite(videos: Path, references: Path | None, prompts: Path | None) -> Suite:
-    from ffbench.suites import suite_of_videos
-
-    return suite_of_videos(videos, references, prompts)
 
 
 def _given_run(suite: Suite, out: Path, name: str) -> Run:
@@ -338,6 +248,24 @@ def _given_run(suite: Suite, out: Path, name: str) -> Run:
     return given_run(run_folder(out, suite.name, suite.version, name), suite.cases, suite.given, name)
 
 
+def _print_plan(methods: list[str], suite: Suite, out: Path, options: Any) -> None:
+    from ffbench.generate import plan
+
+    for method in methods:
+        made = plan(suite, method, out, options)
+        settings = ", ".join(f"{key}={value}" for key, value in made.settings.items())
+        print(f"{method}: {len(made.todo)} videos to make, {len(made.done)} done -> {made.run.root}")
+        print(f"  settings {settings}")
+        for memory in made.card.memory:
+            print(f"  memory {memory}")
+
+
+def _refuse_research(commercial_ok: bool) -> None:
+    if commercial_ok:
+        # an environment variable, since workers of methods must refuse too
+        os.environ["FFBENCH_COMMERCIAL_OK"] = "1"
+
+
 def _print_pairing(suite: Suite, as_json: bool) -> None:
     rows = [(str(suite.given[c.case_id]), c.references[0].path, c.prompt) for c in suite.cases]
     if as_json:
@@ -345,10 +273,6 @@ def _print_pairing(suite: Suite, as_json: bool) -> None:
         return
     for video, reference, prompt in rows:
         print(f"{video}  <-  {reference}" + (f"  ({prompt[:60]})" if prompt else ""))
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def main() -> None:

@@ -15,7 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ffbench", "baselines", "faithfulfaces")
 LONG = {"faithfulfaces/trainer.py": 450, "faithfulfaces/aligner.py": 450}
-PRINTERS = {"ffbench/cli.py", "ffbench/report.py", "ffbench/cli_more.py", "faithfulfaces/cli.py"}
+PRINTERS = {
+    "ffbench/cli.py",
+    "ffbench/report.py",
+    "ffbench/cli_look.py",
+    "ffbench/cli_groups.py",
+    "faithfulfaces/cli.py",
+}
 
 
 def sources() -> list[Path]:
@@ -24,6 +30,11 @@ def sources() -> list[Path]:
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def is_triton_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """A kernel's launch passes every pointer, size and compile-time constant one by one: it cannot take a struct."""
+    return any(ast.unparse(decorator).partition("(")[0] == "triton.jit" for decorator in node.decorator_list)
 
 
 def test_files_stay_small() -> None:
@@ -41,7 +52,8 @@ def test_functions_stay_small(path: Path) -> None:
         assert length <= 80, f"{path.name}:{node.name} has {length} lines"
         count = len([a for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs] if a.arg != "self"])
         # key functions spell out the key
-        assert flags or count <= 6 or node.name == "generation_key", f"{path.name}:{node.name} takes {count} parameters"
+        free = flags or is_triton_kernel(node) or node.name == "generation_key"
+        assert free or count <= 6, f"{path.name}:{node.name} takes {count} parameters"
 
 
 def test_only_the_command_line_prints() -> None:

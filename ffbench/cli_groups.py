@@ -1,4 +1,4 @@
-"""Command groups and lists beside the main three stages: weights, prompts, suites."""
+"""Command groups beside the three stages: weights, prompts, suites."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ffbench.errors import UserError
-
 weights_app = typer.Typer(
     help="Pinned weights: list, pull, verify, pack for an air-gapped machine.", no_args_is_help=True
 )
 prompts_app = typer.Typer(help="The suite's prompts, and new ones from a language model.", no_args_is_help=True)
 suites_app = typer.Typer(help="Suites that are fetched rather than embedded.", no_args_is_help=True)
-NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names from `ffbench weights ls`; all if left out.")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Names of `weights ls`; all if left out.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
 
 
@@ -29,7 +29,7 @@ def weights_ls(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps([row._asdict() for row in rows]))
         return
     for row in rows:
-        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "size unknown"
+        size = f"{row.bytes / 1e6:.0f} MB" if row.bytes else "not published"
         use = "research only" if row.research_only else "commercial use"
         typer.echo(f"{row.name:<26} {'here' if row.present else 'missing':<8} {size:<13} {use:<15} {row.licence}")
 
@@ -41,9 +41,9 @@ def weights_pull(
     commercial_ok: Annotated[bool, typer.Option(help="Refuse weights that are for research only.")] = False,
 ) -> None:
     """Download weights, or install them from an archive; verified before use."""
-    from ffbench.weights import pull, registry
+    from ffbench.weights import pull
 
-    pull(names or list(registry()), commercial_ok=commercial_ok, source=source)
+    pull(names, commercial_ok=commercial_ok, source=source)
 
 
 @weights_app.command("verify")
@@ -65,9 +65,9 @@ def weights_pack(
     archive: Annotated[Path, typer.Argument(help="The tar file to write.")], names: NamesArgument = None
 ) -> None:
     """Pack weights that are here into one archive for a machine without network."""
-    from ffbench.weights import pack, registry
+    from ffbench.weights import pack
 
-    pack(names or list(registry()), archive)
+    pack(names, archive)
 
 
 @prompts_app.command("ls")
@@ -87,11 +87,14 @@ def prompts_new(
     endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server, up to /v1.")],
     model: Annotated[str, typer.Option(help="Model name at that server.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")] = Path("prompts.jsonl"),
+    variants: Annotated[int, typer.Option(min=0, help="Prompts of each scene with another background.")] = 2,
+    seed: Annotated[int, typer.Option(help="Sent with each request.")] = 0,
 ) -> None:
     """Make more prompts in the manner of the paper; the key is read from OPENAI_API_KEY."""
     from ffbench.prompting import new_prompts
 
-    new_prompts(base_scenes, endpoint, model, out)
+    made = new_prompts(base_scenes, endpoint, model, out, variants, seed)
+    typer.echo(f"{len(made)} prompts -> {out}", err=True)
 
 
 @suites_app.command("fetch")
@@ -100,36 +103,3 @@ def suites_fetch(name: Annotated[str, typer.Argument(help="Such as paper.")]) ->
     from ffbench.suites import fetch_suite
 
     typer.echo(str(fetch_suite(name)))
-
-
-def listing(what: str, out: Path) -> list[tuple[str, str]]:
-    """Names and one-line summaries of what `ffbench ls` knows.
-
-    Raises:
-        UserError: for a kind of thing that it does not know.
-    """
-    if what == "methods":
-        from ffbench.methods import METHODS, card
-
-        return [(name, card(name).summary) for name in sorted(METHODS)]
-    if what == "suites":
-        from ffbench.suites import embedded_suites
-
-        return list(embedded_suites().items())
-    if what == "protocols":
-        from ffbench.protocols import PROTOCOLS
-
-        return [(one.id, one.summary) for one in PROTOCOLS.values()]
-    if what == "metrics":
-        from ffbench.metrics.catalog import METRICS
-
-        return [(name, f"{one.title}: {one.summary}") for name, one in METRICS.items()]
-    if what == "runs":
-        from ffbench.store import find_runs
-
-        found = []
-        for one in find_runs(out):
-            states = [generation.status for generation in one.generations().values()]
-            found.append((str(one.root), ", ".join(f"{states.count(s)} {s}" for s in ("ok", "failed", "refused"))))
-        return found
-    raise UserError(f"there is no list of {what!r}", "ffbench ls methods | suites | protocols | metrics | runs")

@@ -1,0 +1,150 @@
+"""Commands that look at what is there: ls, show, compare, validate, doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ffbench.cli_options import (
+    DeviceOption,
+    JsonOption,
+    NetworksOption,
+    OutOption,
+    PromptsOption,
+    ProtocolOption,
+    ReferencesOption,
+    SuiteOption,
+    VideosOption,
+    protocol_of,
+    say,
+    suite_given,
+)
+from ffbench.errors import UserError
+
+
+def list_things(
+    what: Annotated[str, typer.Argument(help="methods, suites, protocols, metrics or runs")] = "methods",
+    out: OutOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, suites, protocols, metrics or runs."""
+    rows = listing(what, out)
+    if as_json:
+        print(json.dumps([dict(zip(("name", "summary"), row, strict=True)) for row in rows], ensure_ascii=False))
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, summary in rows:
+        print(f"{name:<{width}}  {summary}")
+
+
+def show(
+    key: Annotated[str, typer.Argument(help="A video (suite@version/method/case-s0), protocol, metric or method.")],
+    out: OutOption = Path("runs"),
+) -> None:
+    """Print one thing whole: a datum's way, a recipe, a method's card."""
+    from ffbench.show import show as tell
+
+    print(tell(key, out))
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run folder.")],
+    b: Annotated[Path, typer.Argument(help="Another run folder.")],
+    protocol: Annotated[str | None, typer.Option(help="Protocol id, where runs were scored with several.")] = None,
+    common_cases: Annotated[bool, typer.Option(help="Use only the cases that both share.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Paired differences of two runs, with intervals; refuses unlike runs and names what differs."""
+    from ffbench.compare import compare as hold
+    from ffbench.store import Run
+
+    result = hold(Run(a), Run(b), protocol, common_cases=common_cases)
+    print(json.dumps([dataclasses.asdict(row) for row in result.rows]) if as_json else result.text)
+
+
+def validate(
+    suite: SuiteOption = "photos",
+    videos: VideosOption = None,
+    references: ReferencesOption = None,
+    prompts: PromptsOption = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Runs of the suite whose videos are checked too.")] = None,
+    protocol: ProtocolOption = "basic",
+    networks: NetworksOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Check references, prompts and videos before any GPU hour."""
+    from ffbench.store import find_runs
+    from ffbench.suites import load_suite
+    from ffbench.validate import validate as check
+
+    chosen = suite_given(videos, references, prompts) if videos else load_suite(suite)
+    runs = [found for path in run or [] for found in find_runs(path)]
+    findings = check(chosen, protocol=protocol_of(protocol, networks), runs=runs, device=device)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
+    for finding in [] if as_json else findings:
+        print(f"{finding.severity}: {finding.where}: {finding.what}\n       {finding.fix}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    say(
+        f"{chosen.name}@{chosen.version}: {len(chosen.cases)} cases, {errors} errors, {len(findings) - errors} warnings"
+    )
+    raise typer.Exit(1 if errors else 0)
+
+
+def doctor(
+    protocol: ProtocolOption = "standard",
+    networks: NetworksOption = None,
+    out: OutOption = Path("runs"),
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Check packages, GPU, ONNX Runtime, weights and disk, and say how to mend each."""
+    from ffbench.doctor import examine
+
+    checks = examine(protocol_of(protocol, networks), out, device)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(check) for check in checks], ensure_ascii=False))
+    else:
+        for check in checks:
+            print(f"{check.name:<14} {check.status:<8} {check.detail}")
+            if check.fix:
+                print(f"{'':<24}{check.fix}")
+    raise typer.Exit(1 if any(check.status == "problem" for check in checks) else 0)
+
+
+def listing(what: str, out: Path) -> list[tuple[str, str]]:
+    """Names and one-line summaries of what `ffbench ls` knows.
+
+    Raises:
+        UserError: for a kind of thing that it does not know.
+    """
+    if what == "methods":
+        from ffbench.methods import METHODS, card
+
+        return [(name, card(name).summary) for name in sorted(METHODS)]
+    if what == "suites":
+        from ffbench.suites import embedded_suites
+
+        return list(embedded_suites().items())
+    if what == "protocols":
+        from ffbench.protocols import PROTOCOLS
+
+        return [(one.id, one.summary) for one in PROTOCOLS.values()]
+    if what == "metrics":
+        from ffbench.metrics.catalog import METRICS
+
+        return [(name, f"{one.title}: {one.summary}") for name, one in METRICS.items()]
+    if what == "runs":
+        from ffbench.store import find_runs
+
+        found = []
+        for one in find_runs(out):
+            states = [generation.status for generation in one.generations().values()]
+            found.append((str(one.root), ", ".join(f"{states.count(s)} {s}" for s in ("ok", "failed", "refused"))))
+        return found
+    raise UserError(f"there is no list of {what!r}", "ffbench ls methods | suites | protocols | metrics | runs")

@@ -1,0 +1,76 @@
+"""Options that several commands share, and the few steps between an option and a call."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ffbench.errors import UserError
+
+if TYPE_CHECKING:
+    from ffbench.protocols import Protocol
+    from ffbench.store import Run
+    from ffbench.suites import Suite
+
+
+class Redo(enum.StrEnum):
+    """Which work that was done before is done again."""
+
+    missing = "missing"
+    failed = "failed"
+    all = "all"
+
+
+SuiteOption = Annotated[str, typer.Option(help="Embedded suite, or a folder, CSV or JSONL of your own.")]
+OutOption = Annotated[Path, typer.Option(help="Where runs are kept.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Only so many videos; for trials.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+ProtocolOption = Annotated[str, typer.Option(help="Recipe of measurement; ffbench ls protocols.")]
+NetworksOption = Annotated[Path | None, typer.Option(help="TOML file of other measuring networks; docs/metrics.md.")]
+RedoOption = Annotated[Redo, typer.Option(help="Work that is done again.")]
+CommercialOption = Annotated[bool, typer.Option(help="Refuse weights that are for research only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
+TakesOption = Annotated[int, typer.Option(min=1, help="Videos a case, each with a seed of its own.")]
+MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="ffbench ls methods; may be repeated.")]
+VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]
+ReferencesOption = Annotated[Path | None, typer.Option(help="Photographs for --videos: a folder or one file.")]
+PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: CSV, JSONL or text.")]
+
+
+def say(line: str) -> None:
+    """Print a line for people: stderr, so that stdout holds data alone."""
+    typer.echo(line, err=True)
+
+
+def protocol_of(name: str, networks: Path | None) -> Protocol:
+    """The protocol of `--protocol` and `--networks`."""
+    from ffbench.protocols import get_protocol, with_networks
+
+    recipe = get_protocol(name)
+    return with_networks(recipe, networks) if networks else recipe
+
+
+def suite_given(videos: Path, references: Path | None, prompts: Path | None) -> Suite:
+    """The suite that `--videos`, `--references` and `--prompts` make."""
+    from ffbench.suites import suite_of_videos
+
+    return suite_of_videos(videos, references, prompts)
+
+
+def runs_of(paths: list[Path] | None, out: Path) -> list[Run]:
+    """Every run at or below the given folders, or below `--out`.
+
+    Raises:
+        UserError: where there is none.
+    """
+    from ffbench.store import find_runs
+
+    found = [run for path in (paths or [out]) for run in find_runs(path)]
+    if not found:
+        places = ", ".join(str(path) for path in (paths or [out]))
+        raise UserError(f"no run below {places}", "ffbench generate --method still makes one")
+    return found
