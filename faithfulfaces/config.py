@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Pooling = Literal["max", "mean", "sum"]
+Stack = Literal["blocks", "vace_blocks"]
+Attention = Literal["attn1", "attn2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +57,30 @@ class Aligner:
     def num_tokens(self) -> int:
         """L, tokens of one face crop."""
         return (self.image_size // self.patch) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on the query, key and value projections of VACE (paper, Section 4.1).
+
+    **open**: whether cross-attention and the VACE stack are included; default all.
+    """
+
+    rank: int = 128
+    """r, Section 4.1."""
+    alpha: float = 128.0
+    """The adapter's output is scaled by alpha / rank. **open**."""
+    stacks: tuple[Stack, ...] = ("blocks", "vace_blocks")
+    """`blocks` are the main transformer's, `vace_blocks` the identity encoder's."""
+    attentions: tuple[Attention, ...] = ("attn1", "attn2")
+    """`attn1` is self-attention, `attn2` cross-attention to the text."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"Lora.rank must be at least 1, got {self.rank}")
+        if not 0 < self.alpha < float("inf"):
+            raise ValueError(f"Lora.alpha must be above 0, got {self.alpha}")
+        for field, allowed in (("stacks", get_args(Stack)), ("attentions", get_args(Attention))):
+            chosen = getattr(self, field)
+            if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
+                raise ValueError(f"Lora.{field} must hold one or more of {', '.join(allowed)}, got {chosen!r}")
