@@ -57,13 +57,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(ffbench.__version__)
         raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -133,9 +139,7 @@ def report(
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     common_cases: Annotated[bool, typer.Option(help="Use only the cases that every run shares.")] = False,
     all_metrics: Annotated[bool, typer.Option(help="A column for every metric of the protocol.")] = False,
-    small_sets: Annotated[
-        bool, typer.Option(help="Form FID below 2048 crops too (biased).")
-    ] = False,
+    small_sets: Annotated[bool, typer.Option(help="Form FID below 2048 crops too (biased).")] = False,
     gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
     cases: Annotated[int, typer.Option(min=1, help="Cases shown on the page.")] = 40,
     as_json: JsonOption = False,
@@ -180,9 +184,12 @@ def run(
     """Generate, score and report in one go."""
     from ffbench.store import run_folder
     from ffbench.suites import load_suite
+    from ffbench.weights import resolve
 
     _refuse_research(commercial_ok)
     recipe = protocol_of(protocol, networks)
+    if recipe.networks["detector"].weights:
+        resolve(recipe.networks["detector"].weights)  # found out now, and not after hours of making videos
     chosen = load_suite(suite)
     failed = _generate(method, chosen, out, _generate_options(limit, takes, setting, redo, device), False)
     found = [run_folder(out, chosen.name, chosen.version, one) for one in method]

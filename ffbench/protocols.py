@@ -166,7 +166,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             clamp=True,
             drop_zeros=True,
             faceless_as_zero=True,
-            notes=("Frames with a cosine of zero or less are dropped from the mean; a video without any face counts as 0.",),
+            notes=("Cosines of zero or less are dropped from the mean; a video without any face counts as 0.",),
         ),
         Protocol(
             "basic",
