@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Pooling = Literal["max", "mean", "sum"]
 Stack = Literal["blocks", "vace_blocks"]
@@ -84,3 +86,122 @@ class Lora:
             chosen = getattr(self, field)
             if not chosen or len(set(chosen)) != len(chosen) or not set(chosen) <= set(allowed):
                 raise ValueError(f"Lora.{field} must hold one or more of {', '.join(allowed)}, got {chosen!r}")
+
+
+def _positive(owner: object, *fields: str) -> None:
+    for field in fields:
+        if getattr(owner, field) < 1:
+            raise ValueError(f"{type(owner).__name__}.{field} must be at least 1, got {getattr(owner, field)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Samples and batch sizes. Batches are global: every number of GPUs trains on the same ones."""
+
+    shards: str = "data/shards"
+    """Folder of WebDataset shards (*.tar)."""
+    pair_batch: int = 1024
+    """n of Eq. 5, pairs of crops a step (Section 4.1). Never accumulated: it is the pool of negatives."""
+    video_batch: int = 32
+    """Videos a step for L_FM (Section 4.1)."""
+    video_micro_batch: int = 1
+    """Videos of one forward on one GPU; accumulation is video_batch / (GPUs x this) and must come out whole."""
+    workers: int = 4
+    """Threads that read and decode, in each process."""
+    ahead: int = 2
+    """Batches made before they are asked for."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "pair_batch", "video_batch", "video_micro_batch", "workers", "ahead")
+        if self.pair_batch < 2:
+            raise ValueError("Data.pair_batch must be at least 2: one pair has no negatives")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW on the trainable tensors. All **open** in the paper; 1e-4 is the base's LoRA recipe."""
+
+    lr: float = 1e-4
+    warmup_steps: int = 100
+    """Linear from lr / warmup_steps; constant or cosine after."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    """Bound on the global gradient norm."""
+
+    def __post_init__(self) -> None:
+        for field in ("lr", "eps", "grad_clip"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"Optim.{field} must be above 0, got {getattr(self, field)}")
+        for field in ("warmup_steps", "weight_decay"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"Optim.{field} cannot be negative, got {getattr(self, field)}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"Optim.schedule must be constant or cosine, got {self.schedule!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How one model lies on several processes. Never changes what is computed, beyond rounding."""
+
+    activation_checkpointing: bool = True
+    compile: bool = False
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Frozen base and its matrix products; trainable tensors, their gradients and the aligner stay float32."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"Parallel.dtype must be float32 or bfloat16, got {self.dtype!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """When checkpoints are written and how many stay."""
+
+    every: int = 250
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        _positive(self, "every", "keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The frozen WanVACETransformer3DModel (Section 3.2)."""
+
+    folder: str = ""
+    """Folder of its safetensors files in diffusers' format; empty draws random weights (tests, `debug`)."""
+    arch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of its constructor; empty is diffusers' default, the 14B."""
+    shift: float = 5.0
+    """Timestep shift of flow matching. **open**; 5 as DiffSynth-Studio trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Everything that a run is: a recipe returns one of these."""
+
+    name: str
+    steps: int = 5000
+    """Optimizer steps (Section 4.1)."""
+    seed: int = 0
+    aligner: Aligner = Aligner()
+    base: Base | None = None
+    """None trains the aligner alone, by L_PIA."""
+    lora: Lora | None = None
+    injection: Literal["add", "token", "modulation"] = "add"
+    """Where S enters the base. **open**."""
+    prior_grad: bool = False
+    """Whether L_FM reaches the aligner through S; false as "each loss focuses on its own task"."""
+    data: Data = Data()
+    optim: Optim = Optim()
+    parallel: Parallel = Parallel()
+    checkpoint: Checkpoint = Checkpoint()
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "log_every")
+        if (self.base is None) != (self.lora is None):
+            raise ValueError("Train.base and Train.lora come together: a frozen base learns through its LoRA alone")
