@@ -14,6 +14,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from ffbench.containers import damage, repeats
+
 CRF = 12
 """Constant rate factor of libx264: visually lossless, so that measuring sees the method and not the encoder."""
 _BT601 = 6
@@ -92,8 +94,10 @@ def sample_indices(sampler: str, times: NDArray[np.float64]) -> NDArray[np.int64
 def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
     """Decode a video once, in order, and keep the frames that the samplers want.
 
-    Rotation metadata is applied. The packets are counted first; a file that decodes to another number of frames, that
-    declares more than it holds, or that has corrupt frames is refused: never fewer frames in silence.
+    Rotation and mirroring metadata is applied. The packets are counted first; a file that decodes to another number of
+    frames, that declares more than it holds, that has a gap, or that has corrupt frames is refused: never fewer frames
+    in silence. Two limits: MPEG-TS and a file that was streamed carry no length, so their missing end cannot be seen;
+    and damage within a picture shows only where the codec notices (H.264 nearly always, VP8, VP9 and GIF seldom).
 
     Raises:
         VideoError: for anything that is no whole video.
@@ -101,13 +105,15 @@ def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
     """
     with _opened(path) as container:
         times = _frame_times(path, container)
+    if broken := damage(path):
+        raise VideoError(broken)
     wanted = {sampler: sample_indices(sampler, times) for sampler in samplers}
     keep = np.unique(np.concatenate([np.zeros(0, np.int64), *wanted.values()]))
-    kept: list[NDArray[np.uint8]] = []
-    sizes: set[tuple[int, int]] = set()
-    count = 0
+    pixels = np.zeros((0, 0, 0, 3), np.uint8)
+    size = (0, 0)
+    count = kept = 0
     with _opened(path) as container:
-        stream = _stream(path, container)
+        stream = _stream(container)
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"err_detect": "explode"}
         places = set(keep.tolist())
@@ -115,24 +121,30 @@ def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise VideoError(f"frame {count} is corrupt")
-                sizes.add(_upright_size(frame))
+                size = size if count else _upright_size(frame)
+                if _upright_size(frame) != size:
+                    raise VideoError(f"the frame size changes at frame {count}")
                 if count in places:
-                    kept.append(_upright(frame))
+                    if not kept:
+                        pixels = np.empty((len(keep), size[1], size[0], 3), np.uint8)
+                    pixels[kept] = _upright(frame)
+                    kept += 1
                 count += 1
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"decoding fails after {count} of {len(times)} frames ({_words(error)})") from error
         rate = stream.average_rate
     if count != len(times):
         raise VideoError(f"{count} frames decode of {len(times)} in the file")
-    if len(sizes) > 1:
-        raise VideoError("the frame size changes within the video")
-    pixels = np.stack(kept) if kept else np.zeros((0, 0, 0, 3), np.uint8)
     frames = {
-        sampler: Frames(pixels[np.searchsorted(keep, index)], index, times[index]) for sampler, index in wanted.items()
+        # one copy of a long video is enough: where a sampler wants all that was kept, it gets just that
+        sampler: Frames(
+            pixels if np.array_equal(index, keep) else pixels[np.searchsorted(keep, index)], index, times[index]
+        )
+        for sampler, index in wanted.items()
     }
     duration = _duration(times, rate)
     fps = (count - 1) / (times[-1] - times[0]) if count > 1 and times[-1] > times[0] else 0.0
-    return Clip(frames, sizes.pop(), float(fps), count, duration)
+    return Clip(frames, size, float(fps), count, duration)
 
 
 def probe(path: Path) -> VideoInfo:
@@ -143,7 +155,7 @@ def probe(path: Path) -> VideoInfo:
         FileNotFoundError: where there is no file.
     """
     with _opened(path) as container:
-        stream = _stream(path, container)
+        stream = _stream(container)
         try:
             first = next(container.decode(stream), None)
         except av.error.FFmpegError as error:
@@ -166,17 +178,18 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
     Args:
         path: where the video belongs; its folder exists.
         frames: uint8 [T,H,W,3] RGB, T at least 1.
-        fps: frames a second, above 0.
+        fps: frames a second, 0.01 to 1000.
 
     Raises:
-        ValueError: for frames of another dtype or shape, or a rate that is not positive.
+        ValueError: for frames of another dtype or shape, or a rate outside its range.
         OSError: when the disk is full or the folder cannot be written.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise ValueError(f"frames must be uint8 [T,H,W,3], got {frames.dtype} {list(frames.shape)}")
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps must lie above 0 and at most at 1000, got {fps}")
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    if not 0.01 <= fps <= 1000:
+        raise ValueError(f"fps must lie from 0.01 to 1000, got {fps}")
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     with tempfile.NamedTemporaryFile(prefix=".part-", suffix=".mp4", dir=path.parent, delete=False) as file:
         part = Path(file.name)
     try:
@@ -193,7 +206,7 @@ def _encoded(frames: NDArray[np.uint8], fps: float) -> bytes:
     buffer = io.BytesIO()
     options = {"fflags": "+bitexact"}
     with av.open(buffer, "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream = container.add_stream("libx264", rate=Fraction(float(fps)).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         # one thread: x264 spends bits otherwise with every number of threads; cpu-independent: its vectorised rate
         # control gave other bytes in a third of 400 runs on one machine, and gives others on another
@@ -218,7 +231,7 @@ def _opened(path: Path) -> Any:
         raise VideoError(f"this is no video that FFmpeg can open ({_words(error)})") from error
 
 
-def _stream(path: Path, container: Any) -> Any:
+def _stream(container: Any) -> Any:
     streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
     if not streams:
         raise VideoError("the file holds no video stream")
@@ -227,7 +240,7 @@ def _stream(path: Path, container: Any) -> Any:
 
 def _frame_times(path: Path, container: Any) -> NDArray[np.float64]:
     """Times of every frame that will be shown, from the packets alone; checks them against what is declared."""
-    stream = _stream(path, container)
+    stream = _stream(container)
     stamps: list[float] = []
     packets = 0
     end = 0.0
@@ -248,23 +261,35 @@ def _frame_times(path: Path, container: Any) -> NDArray[np.float64]:
         raise VideoError(f"reading fails after {packets} packets ({_words(error)})") from error
     if not stamps:
         raise VideoError("the video stream holds no frame")
-    if stream.frames and packets < stream.frames:
+    if packets < stream.frames and packets + repeats(path) < stream.frames:
         raise VideoError(f"the file is cut off: it declares {stream.frames} frames and holds {packets}")
-    if not stream.frames and container.duration:
+    # where sound runs on, the declared duration says nothing of the pictures
+    if not stream.frames and container.duration and len(container.streams) == 1:
         declared = container.duration / av.time_base + min(stamps)
         if declared - end > _SHORT and declared - end > 0.05 * declared:
             raise VideoError(f"the file is cut off: it declares {declared:.2f} s and holds {end:.2f} s")
     return np.sort(np.asarray(stamps, np.float64))
 
 
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """Whether to transpose, then mirror left-right, then top-bottom, by the display matrix [a b u; c d v; ..]."""
+    side = frame.side_data.get("DISPLAYMATRIX")
+    if side is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(side, np.int32)[:5].tolist()
+    turned = abs(b) > abs(a)  # shown x = a x + c y, shown y = b x + d y
+    return turned, (c if turned else a) < 0, (b if turned else d) < 0
+
+
 def _upright(frame: Any) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+    turned, mirrored, flipped = _orientation(frame)
+    pixels = pixels.swapaxes(0, 1) if turned else pixels
+    return pixels[:: -1 if flipped else 1, :: -1 if mirrored else 1]
 
 
 def _upright_size(frame: Any) -> tuple[int, int]:
-    return (frame.height, frame.width) if round(frame.rotation / 90) % 2 else (frame.width, frame.height)
+    return (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
 
 
 def _duration(times: NDArray[np.float64], rate: Fraction | None) -> float:
