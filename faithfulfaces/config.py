@@ -88,6 +88,29 @@ class Lora:
                 raise ValueError(f"Lora.{field} must hold one or more of {', '.join(allowed)}, got {chosen!r}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """How the face of a photograph and its pose are found (paper, Sections 3.2 and 3.4)."""
+
+    detector: Literal["scrfd", "mtcnn"] = "scrfd"
+    """InsightFace's detector, Section 3.4; `mtcnn` needs no weights."""
+    detector_weights: str = "antelopev2/scrfd_10g_bnkps.onnx"
+    """Name in `ffbench weights ls`, an absolute path, or empty for mtcnn. **open** which of InsightFace's."""
+    pose: Literal["sixdrepnet", "five-point", "fsanet"] = "sixdrepnet"
+    """6DRepNet, Section 3.4; `five-point` needs no weights."""
+    pose_weights: str = "sixdrepnet"
+    """As `detector_weights`; empty for five-point."""
+    box: float = 1.5
+    """Factor of the detected box's sides for the crop (Section 3.4 for the pose; Fig. 2 gives the same crop on)."""
+
+    def __post_init__(self) -> None:
+        for field, kinds in (("detector", ("scrfd", "mtcnn")), ("pose", ("sixdrepnet", "five-point", "fsanet"))):
+            if getattr(self, field) not in kinds:
+                raise ValueError(f"Faces.{field} must be one of {', '.join(kinds)}, got {getattr(self, field)!r}")
+        if not 1 <= self.box < 10:
+            raise ValueError(f"Faces.box must lie in 1..10, got {self.box}")
+
+
 def _positive(owner: object, *fields: str) -> None:
     for field in fields:
         if getattr(owner, field) < 1:
