@@ -13,9 +13,7 @@ weights_app = typer.Typer(
 )
 prompts_app = typer.Typer(help="The suite's prompts, and new ones from a language model.", no_args_is_help=True)
 suites_app = typer.Typer(help="Suites that are fetched rather than embedded.", no_args_is_help=True)
-NamesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Names of `weights ls`; all if left out.")
-]
+NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names of `weights ls`; all if left out.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
 
 
