@@ -129,13 +129,15 @@ class Data:
     """Videos a step for L_FM (Section 4.1)."""
     video_micro_batch: int = 1
     """Videos of one forward on one GPU; accumulation is video_batch / (GPUs x this) and must come out whole."""
+    text_tokens: int = 512
+    """Length that prompts are padded to, the base's."""
     workers: int = 4
     """Threads that read and decode, in each process."""
     ahead: int = 2
     """Batches made before they are asked for."""
 
     def __post_init__(self) -> None:
-        _positive(self, "pair_batch", "video_batch", "video_micro_batch", "workers", "ahead")
+        _positive(self, "pair_batch", "video_batch", "video_micro_batch", "text_tokens", "workers", "ahead")
         if self.pair_batch < 2:
             raise ValueError("Data.pair_batch must be at least 2: one pair has no negatives")
 
