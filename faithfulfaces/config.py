@@ -98,7 +98,7 @@ class Faces:
     """Name in `ffbench weights ls`, an absolute path, or empty for mtcnn. **open** which of InsightFace's."""
     pose: Literal["sixdrepnet", "five-point", "fsanet"] = "sixdrepnet"
     """6DRepNet, Section 3.4; `five-point` needs no weights."""
-    pose_weights: str = "sixdrepnet"
+    pose_weights: str = "6drepnet"
     """As `detector_weights`; empty for five-point."""
     box: float = 1.5
     """Factor of the detected box's sides for the crop (Section 3.4 for the pose; Fig. 2 gives the same crop on)."""
@@ -122,7 +122,12 @@ class Data:
     """Samples and batch sizes. Batches are global: every number of GPUs trains on the same ones."""
 
     shards: str = "data/shards"
-    """Folder of WebDataset shards (*.tar)."""
+    """Folder of WebDataset shards (*.tar); empty makes clips up (`debug`)."""
+    width: int = 832
+    """Of the videos, px (Section 4.1)."""
+    height: int = 480
+    num_frames: int = 81
+    """4k + 1 (Section 4.1)."""
     pair_batch: int = 1024
     """n of Eq. 5, pairs of crops a step (Section 4.1). Never accumulated: it is the pool of negatives."""
     video_batch: int = 32
@@ -137,9 +142,22 @@ class Data:
     """Batches made before they are asked for."""
 
     def __post_init__(self) -> None:
-        _positive(self, "pair_batch", "video_batch", "video_micro_batch", "text_tokens", "workers", "ahead")
+        _positive(
+            self,
+            "width",
+            "height",
+            "num_frames",
+            "pair_batch",
+            "video_batch",
+            "video_micro_batch",
+            "text_tokens",
+            "workers",
+            "ahead",
+        )
         if self.pair_batch < 2:
             raise ValueError("Data.pair_batch must be at least 2: one pair has no negatives")
+        if self.num_frames % 4 != 1:
+            raise ValueError(f"Data.num_frames must be 4k + 1 (the VAE's frames), got {self.num_frames}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,80 @@
+"""The command line of the reference model. Data goes to stdout, everything else to stderr.
+
+Exit codes: 0 done; 2 something the user can mend (two lines); 3 a bug, with its traceback; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ffbench.errors import UserError
+
+app = typer.Typer(
+    name="faithfulfaces",
+    help="FaithfulFaces: train the reference model, sample from it, look into it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback()
+def callback() -> None:
+    """FaithfulFaces: train the reference model, sample from it, look into it."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="paper_vace14b, vace1_3b, aligner_only, mini, debug, or FILE.py:FUNC.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; needs no weights, data or GPU.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+) -> None:
+    """Train; under torchrun on many GPUs. A recipe is the whole configuration: write your own as FILE.py:FUNCTION."""
+    from faithfulfaces.recipes import recipe as find
+
+    config = find(recipe)
+    if dry_run:
+        from faithfulfaces.plan import plan, render
+
+        made = plan(config)
+        typer.echo(json.dumps(made.to_json(), indent=1) if as_json else render(made))
+        return
+    if out is None:
+        raise UserError("no --out", "name a folder for the run: --out runs/first")
+    from faithfulfaces.train import run
+
+    run(config, out, resume=resume, report=_progress)
+
+
+def _progress(step: int, values: Mapping[str, float]) -> None:
+    shown = ("loss_pia", "loss_fm", "information_bound", "temperature", "grad_norm", "seconds_per_step")
+    words = [f"{name} {values[name]:.4g}" for name in shown if name in values]
+    typer.echo(f"step {step}  {'  '.join(words)}", err=True)
+
+
+def main() -> None:
+    """Two lines for what the user can mend, a traceback and the exit code 3 for a bug."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command with --resume goes on", err=True)
+        sys.exit(130)
+    except Exception:  # noqa: BLE001 - the last fence: a bug leaves with its traceback and its own exit code
+        traceback.print_exc()
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""The training loop: two loaders, two losses, one optimizer, everything in a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from faithfulfaces import checkpoint, parallel
+from faithfulfaces.config import Optim, Train
+from faithfulfaces.data import Clips, Loader, Pairs, PairSampler, Videos, VideoSampler
+from faithfulfaces.learner import Learner, build, pair_loss
+from faithfulfaces.log import TrainingLog
+from faithfulfaces.parallel import World
+from ffbench.errors import UserError
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """Of optimizer step 1..steps: linear warm-up, then constant or a cosine to zero."""
+    if step <= optim.warmup_steps:
+        return optim.lr * step / optim.warmup_steps
+    if optim.schedule == "constant":
+        return optim.lr
+    done = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def accumulation(config: Train, world_size: int) -> int:
+    """Micro-batches of L_FM in a step.
+
+    Raises:
+        UserError: when it does not come out whole; names both numbers. The pairs of L_PIA are never accumulated.
+    """
+    data, at_once = config.data, world_size * config.data.video_micro_batch
+    if data.video_batch % at_once:
+        raise UserError(
+            f"Data.video_batch {data.video_batch} is no multiple of {at_once} "
+            f"({world_size} processes x Data.video_micro_batch {data.video_micro_batch})",
+            "choose Data.video_batch as a multiple: a step holds the same videos on any number of GPUs",
+        )
+    return data.video_batch // at_once
+
+
+class Trainer:
+    """One run on one process.
+
+    Args:
+        config: the recipe's.
+        clips: where crops and cached videos come from.
+        world: this process's place.
+        out: folder of the run.
+
+    Raises:
+        UserError: when batches do not divide, or the data is too small for them.
+    """
+
+    def __init__(self, config: Train, clips: Clips, world: World, out: Path) -> None:
+        self.config, self.clips, self.world, self.out = config, clips, world, out
+        data = config.data
+        self.micro_batches = accumulation(config, world.size) if config.base else 0
+        pairs = PairSampler(clips, data.pair_batch, config.seed)
+        self.pairs: Loader[Pairs] = Loader(pairs, world.rank, world.size, data.workers, data.ahead)
+        self.videos: Loader[Videos] | None = None
+        if config.base:
+            videos = VideoSampler(clips, data.video_batch, config.seed, data.text_tokens)
+            self.videos = Loader(videos, world.rank, world.size, data.workers, data.ahead)
+        self.learner: Learner = build(config, world)
+        self.trainable = [p for p in self.learner.parameters() if p.requires_grad]
+        optim = config.optim
+        self.optimizer = torch.optim.AdamW(
+            self.trainable, optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+        )
+        self.noise = parallel.noise_generator(config.seed, world)
+        self.step = 0
+        self.waited = 0.0
+        self.used_C = torch.zeros(config.aligner.elements, dtype=torch.bool, device=world.device)
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimizer step; the log's terms as tensors on the device.
+
+        Raises:
+            UserError: when the losses' gradient is not finite; weights are still those of the step before.
+        """
+        self.step += 1
+        rate = learning_rate(self.config.optim, self.step, self.config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = {}
+        if self.videos is not None:
+            terms["loss_fm"] = self._flow_backward(self._next(self.videos))
+        aligned, winners = pair_loss(self.learner, self._next(self.pairs), self.world)
+        aligned.loss.backward()
+        self.used_C[winners] = True
+        terms |= {
+            "loss_pia": aligned.loss.detach(),
+            "information_bound": aligned.information_bound,
+            "accuracy": aligned.accuracy,
+        }
+        norm = nn.utils.clip_grad_norm_(self.trainable, self.config.optim.grad_clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        # the one wait for the device in a step: a broken gradient must never reach the weights
+        if not math.isfinite(norm.item()):
+            values = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+            raise UserError(
+                f"gradient is not finite at step {self.step} ({values})",
+                "go on from the last checkpoint with a lower Optim.lr, or look at the samples of this step",
+            )
+        self.optimizer.step()
+        self.learner.temperature.clamp()
+        return terms | {"grad_norm": norm}
+
+    def _flow_backward(self, videos: Videos) -> Tensor:
+        total = torch.zeros((), device=self.world.device)
+        blank = self.clips.blank.to(self.world.device)
+        for i in range(self.micro_batches):
+            rows = slice(i * self.config.data.video_micro_batch, (i + 1) * self.config.data.video_micro_batch)
+            loss = self.learner.flow_loss(Videos(*(t[rows] for t in videos)), blank, self.noise) / self.micro_batches
+            loss.backward()
+            total += loss.detach()
+        return parallel.average(total, self.world)
+
+    def _next(self, loader: Loader[Pairs] | Loader[Videos]) -> Pairs | Videos:
+        began = time.perf_counter()
+        batch = next(loader)
+        self.waited += time.perf_counter() - began
+        return type(batch)(*(t.to(self.world.device, non_blocking=True) for t in batch))
+
+    def train(self, *, report: Report | None = None, tensorboard: bool = False) -> None:
+        """Step to the end of the schedule, with log and checkpoints. `report` gets what the log gets."""
+        log = TrainingLog(self.out, self.step, tensorboard=tensorboard) if self.world.first else None
+        every, began, self.waited = self.config.log_every, time.perf_counter(), 0.0
+        since = self.step
+        try:
+            while self.step < self.config.steps:
+                terms = self.train_step()
+                if self.step % every == 0 or self.step == self.config.steps:
+                    values = self._logged(terms, time.perf_counter() - began, self.step - since)
+                    began, since, self.waited = time.perf_counter(), self.step, 0.0
+                    if log is not None:
+                        log.write(self.step, values)
+                        if report is not None:
+                            report(self.step, values)
+                if self.step % self.config.checkpoint.every == 0 or self.step == self.config.steps:
+                    self.save()
+        finally:
+            if log is not None:
+                log.close()
+            for loader in self._loaders().values():
+                loader.close()
+
+    @torch.no_grad()
+    def _logged(self, terms: Mapping[str, Tensor], seconds: float, steps: int) -> dict[str, float]:
+        used = self.used_C.float()
+        if self.world.mesh is not None:
+            torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
+        self.used_C.zero_()
+        values = {name: float(value) for name, value in terms.items()}
+        return (
+            values
+            | {
+                "loss": values["loss_pia"] + values.get("loss_fm", 0.0),
+                "temperature": 1 / float(self.learner.temperature()),
+                "dictionary_usage": float(used.mean()),
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "memory_gib": _peak_gib(self.world.device),
+                "data_wait_share": self.waited / seconds,
+                "seconds_per_step": seconds / steps,
+                "pairs_per_second": self.config.data.pair_batch * steps / seconds,
+            }
+            | ({"videos_per_second": self.config.data.video_batch * steps / seconds} if self.videos else {})
+        )
+
+    def _loaders(self) -> dict[str, Loader[Pairs] | Loader[Videos]]:
+        return {"pairs": self.pairs} | ({"videos": self.videos} if self.videos is not None else {})
+
+    def save(self) -> Path:
+        """Write a checkpoint and remove the oldest; every process must call."""
+        loaders = {name: loader.state_dict() for name, loader in self._loaders().items()}
+        progress = checkpoint.Progress(self.step, loaders, dataclasses.asdict(self.config))
+        tensors = checkpoint.run_tensors(self.learner, self.optimizer, self.noise, self.world)
+        folder = self.out / "checkpoints"
+        path = checkpoint.save(folder, tensors, progress, self.world)
+        checkpoint.prune(folder, self.config.checkpoint.keep, self.world)
+        return path
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint of the folder; false where there is none.
+
+        Raises:
+            UserError: when it is of another world size, shape or loader.
+        """
+        path = checkpoint.newest(self.out / "checkpoints", self.world)
+        if path is None:
+            return False
+        progress = checkpoint.read_progress(path, dataclasses.asdict(self.config), self.world)
+        for name, loader in self._loaders().items():
+            loader.load_state_dict(progress.loaders[name])
+        tensors = checkpoint.run_tensors(self.learner, self.optimizer, self.noise, self.world)
+        checkpoint.load(path, tensors)
+        self.noise.set_state(tensors[f"noise.{self.world.rank}"])
+        self.step = progress.step
+        return True
+
+
+def _peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # Linux counts in KiB, macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
