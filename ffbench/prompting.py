@@ -16,13 +16,13 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from ffbench.cases import embedded_data
 from ffbench.chat import Chat, ChatError
 from ffbench.errors import UserError
-from ffbench.manifests import TABLES, Row, read_table, slug, words_of
 from ffbench.progress import Bar, bar
 from ffbench.records import digest
 from ffbench.store import write_atomic
+from ffbench.suites.cases import embedded_data
+from ffbench.suites.manifests import TABLES, Row, read_table, slug, words_of
 
 ATTEMPTS = 4
 """Answers asked for before a prompt is recorded as failed; each further request says what was wrong."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ffbench.cases import Suite
 from ffbench.download import sha256_of
 from ffbench.errors import UserError
 from ffbench.extract.extractor import Extractor
@@ -18,6 +17,7 @@ from ffbench.progress import track
 from ffbench.protocols import Protocol, get_protocol
 from ffbench.records import Case, Reference
 from ffbench.store import Run
+from ffbench.suites.cases import Suite
 from ffbench.video import VideoError, read_clip
 
 SMALLEST_FACE = 80

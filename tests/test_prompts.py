@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from ffbench.cases import embedded_data, embedded_prompts
 from ffbench.prompting import problems, read_scenes
 from ffbench.records import digest
+from ffbench.suites.cases import embedded_data, embedded_prompts
 from tests.ffbench.paths import PROMPTS
 
 SCENES = {"boxing": 4, "dancing": 3, "turning": 4, "ballet": 3, "speech": 3, "dramatic": 3}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffbench.cases import Identity, Prompt, Suite, cache_folder, cross, limit_cases, make_suite, reference
 from ffbench.errors import UserError
 from ffbench.records import Reference
+from ffbench.suites.cases import Identity, Prompt, Suite, cache_folder, cross, limit_cases, make_suite, reference
 from tests.ffbench.paths import photo
 
 

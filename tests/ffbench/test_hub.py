@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from ffbench import download as downloading
-from ffbench import hub
 from ffbench.errors import UserError
 from ffbench.image import png_bytes
-from ffbench.suites import fetch_suite, load_suite
+from ffbench.suites import fetch_suite, hub, load_suite
 from tests.ffbench.fileserver import FileServer, serving, sha
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffbench.errors import UserError
-from ffbench.manifests import LONGEST_ID, Row, distinct_ids, read_table, slug, words_of
 from ffbench.store import safe_name
+from ffbench.suites.manifests import LONGEST_ID, Row, distinct_ids, read_table, slug, words_of
 
 
 def write(path: Path, text: str | bytes) -> Path:

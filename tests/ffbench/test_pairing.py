@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ffbench.errors import UserError
-from ffbench.pairing import VIDEOS, suite_of_videos
+from ffbench.suites.pairing import VIDEOS, suite_of_videos
 from tests.ffbench.paths import photo
 
 

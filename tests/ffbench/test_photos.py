@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffbench import photos as module
-from ffbench.cases import embedded_data
+from ffbench.suites import photos as module
 from ffbench.download import sha256_of
 from ffbench.errors import UserError
 from ffbench.image import read_image
 from ffbench.suites import load_suite
+from ffbench.suites.cases import embedded_data
 
 
 @pytest.fixture(autouse=True)

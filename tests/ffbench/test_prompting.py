@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from ffbench import chat as client
-from ffbench.cases import embedded_data
 from ffbench.errors import UserError
 from ffbench.prompting import ATTEMPTS, MadePrompt, Scene, new_prompts, read_answer, read_scenes
 from ffbench.suites import load_suite
+from ffbench.suites.cases import embedded_data
 from tests.ffbench.paths import PROMPTS, photo
 
 KEY = "sk-very-secret-0123456789"

@@ -16,7 +16,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from ffbench.cases import reference
 from ffbench.errors import UserError
 from ffbench.extract.track import FaceTrack
 from ffbench.image import write_png
@@ -25,6 +24,7 @@ from ffbench.protocols import Protocol, get_protocol, with_networks
 from ffbench.records import Case
 from ffbench.score import ScoreOptions, given_run, score
 from ffbench.store import Run
+from ffbench.suites.cases import reference
 from ffbench.video import write_mp4
 
 KILLS = 22

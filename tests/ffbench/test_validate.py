@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ffbench.cases import Suite
 from ffbench.image import read_image, write_png
-from ffbench.photos import photo_identities
 from ffbench.protocols import get_protocol
 from ffbench.records import Case, Generation, Reference
 from ffbench.store import Run, run_folder
 from ffbench.suites import load_suite, suite_of_videos
+from ffbench.suites.cases import Suite
+from ffbench.suites.photos import photo_identities
 from ffbench.validate import Finding, validate
 from tests.ffbench.paths import photo, video
 

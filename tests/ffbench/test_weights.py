@@ -21,8 +21,8 @@ import pytest
 
 from ffbench import download, weights
 from ffbench.errors import UserError
-from ffbench.pins import REGISTRY
 from ffbench.protocols import PROTOCOLS
+from ffbench.weights.pins import REGISTRY
 from tests.ffbench.fileserver import FileServer, serving, sha
 
 DET = random.Random(1).randbytes(200_000)

@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ffbench import hub
-from ffbench.cases import (
+from ffbench.download import sha256_of
+from ffbench.errors import UserError
+from ffbench.image import ImageError, read_image, write_png
+from ffbench.suites import hub
+from ffbench.suites.cases import (
     Identity,
     Prompt,
     Suite,
@@ -17,14 +20,11 @@ from ffbench.cases import (
     limit_cases,
     make_suite,
 )
-from ffbench.download import sha256_of
-from ffbench.errors import UserError
-from ffbench.image import ImageError, read_image, write_png
-from ffbench.manifests import TABLES, Row, distinct_ids, read_table, slug
-from ffbench.pairing import suite_of_videos
-from ffbench.people import COLUMNS, VIEWS, name_of, people, photograph_rows, photographs, references_of
-from ffbench.photos import photo_identities
-from ffbench.texts import name_of_text, prompt_of, read_prompts
+from ffbench.suites.manifests import TABLES, Row, distinct_ids, read_table, slug
+from ffbench.suites.pairing import suite_of_videos
+from ffbench.suites.people import COLUMNS, VIEWS, name_of, people, photograph_rows, photographs, references_of
+from ffbench.suites.photos import photo_identities
+from ffbench.suites.texts import name_of_text, prompt_of, read_prompts
 
 __all__ = [
     "ImageError",

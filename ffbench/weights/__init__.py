@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ffbench import install
-from ffbench.archive import write_tar
 from ffbench.download import sha256_of
 from ffbench.errors import UserError
-from ffbench.pins import Entry, File, allow, expected, place, registry, trust, weights_dir
+from ffbench.weights import install
+from ffbench.weights.archive import write_tar
+from ffbench.weights.pins import Entry, File, allow, expected, place, registry, trust, weights_dir
 
 if TYPE_CHECKING:
     from torch import Tensor

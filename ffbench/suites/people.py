@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ffbench.cases import Identity, reference
 from ffbench.errors import UserError
-from ffbench.manifests import TABLES, Row, distinct_ids, is_text, read_table, slug
 from ffbench.records import Reference
+from ffbench.suites.cases import Identity, reference
+from ffbench.suites.manifests import TABLES, Row, distinct_ids, is_text, read_table, slug
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIEWS = ("frontal", "non-frontal")

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ffbench.cases import Prompt, Suite, reference, spread
 from ffbench.errors import UserError
-from ffbench.manifests import TABLES, Row, distinct_ids, read_table, slug
-from ffbench.people import COLUMNS, IMAGES, Photographs, name_of, photographs, references_of, visible_files
 from ffbench.records import Case, Reference, digest
-from ffbench.texts import name_of_text, prompt_of, read_prompts, read_text
+from ffbench.suites.cases import Prompt, Suite, reference, spread
+from ffbench.suites.manifests import TABLES, Row, distinct_ids, read_table, slug
+from ffbench.suites.people import COLUMNS, IMAGES, Photographs, name_of, photographs, references_of, visible_files
+from ffbench.suites.texts import name_of_text, prompt_of, read_prompts, read_text
 
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
 _NO_PROMPT = Prompt("", "", "", "", ())

@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from ffbench.archive import read_manifest, untar, unzip
 from ffbench.download import download, refuse_offline, sha256_of, waiting_lock
 from ffbench.errors import UserError
-from ffbench.pins import Entry, File, allow, expected, place, registry, trust, weights_dir
 from ffbench.progress import note
+from ffbench.weights.archive import read_manifest, untar, unzip
+from ffbench.weights.pins import Entry, File, allow, expected, place, registry, trust, weights_dir
 
 HUB = "https://huggingface.co/"
 

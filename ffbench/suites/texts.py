@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ffbench.cases import Prompt
 from ffbench.errors import UserError
-from ffbench.manifests import TABLES, Row, distinct_ids, read_table, slug, words_of
-from ffbench.people import COLUMNS
 from ffbench.records import digest
+from ffbench.suites.cases import Prompt
+from ffbench.suites.manifests import TABLES, Row, distinct_ids, read_table, slug, words_of
+from ffbench.suites.people import COLUMNS
 
 
 def read_prompts(path: Path) -> list[Prompt]:

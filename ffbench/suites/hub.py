@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from ffbench.cases import Identity, cache_folder
 from ffbench.download import download, sha256_of
 from ffbench.errors import UserError
-from ffbench.manifests import read_table
 from ffbench.records import Reference, digest
 from ffbench.store import write_atomic
+from ffbench.suites.cases import Identity, cache_folder
+from ffbench.suites.manifests import read_table
 
 DATASET = "BestWishYsh/ConsisID-preview-Data"
 PEOPLE = 30
