@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffbench.suites import photos as module
 from ffbench.download import sha256_of
 from ffbench.errors import UserError
 from ffbench.image import read_image
 from ffbench.suites import load_suite
+from ffbench.suites import photos as module
 from ffbench.suites.cases import embedded_data
 
 
