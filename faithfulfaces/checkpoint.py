@@ -68,7 +68,7 @@ def save(folder: Path, tensors: dict[str, Tensor], progress: Progress, world: Wo
         path.mkdir(parents=True)
     barrier(world)
     writer = dcp.HuggingFaceStorageWriter(str(path), save_distributed=True)
-    with _quiet():
+    with _one_process():
         dcp.save(tensors, storage_writer=writer, no_dist=world.mesh is None)
     barrier(world)
     if world.first:
@@ -140,6 +140,13 @@ def read_progress(path: Path, config: Mapping[str, Any], world: World) -> Progre
     return Progress(about["step"], about["loaders"], about["config"])
 
 
+def read_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill tensors from a folder of safetensors files; of a sharded one, each process reads its own part alone."""
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    with _one_process():
+        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+
+
 def load(path: Path, tensors: dict[str, Tensor]) -> None:
     """Fill the tensors in place from a checkpoint; every process must call.
 
@@ -147,8 +154,7 @@ def load(path: Path, tensors: dict[str, Tensor]) -> None:
         UserError: when a tensor is missing or of other shape.
     """
     try:
-        with _quiet():
-            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=not dist.is_initialized())
+        read_shards(path, tensors)
     except (dcp.api.CheckpointException, RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             f"checkpoint {path} does not fit this model: {str(error).strip().splitlines()[-1]}",
@@ -169,8 +175,8 @@ def _difference(field: str, theirs: Any, mine: Any) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _one_process() -> Iterator[None]:
     with warnings.catch_warnings():
-        # DCP warns of its own deprecated calls and of running in one process
-        warnings.simplefilter("ignore")
+        # without a process group DCP warns that it works in one process, as it was told to
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from faithfulfaces import lora, losses, parallel
+from faithfulfaces import checkpoint, lora, losses, parallel
 from faithfulfaces.aligner import Aligned, PoseSharedIdentityAligner
 from faithfulfaces.config import Base, Train
 from faithfulfaces.context import vace_context
@@ -174,8 +174,7 @@ def _load_base(transformer: nn.Module, folder: Path) -> None:
     """Every process reads its own shards of every tensor, straight from the published files."""
     import torch.distributed.checkpoint as dcp
 
-    reader = dcp.HuggingFaceStorageReader(str(folder))
-    present = set(reader.read_metadata().state_dict_metadata)
+    present = set(dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
     wanted = {
         name.replace(".base_layer.", "."): parameter.detach()
         for name, parameter in transformer.named_parameters()
@@ -188,7 +187,7 @@ def _load_base(transformer: nn.Module, folder: Path) -> None:
             f"{unknown[:3]}",
             "give the folder of a WanVACETransformer3DModel whose config.json belongs to its safetensors",
         )
-    dcp.load(wanted, storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+    checkpoint.read_shards(folder, wanted)
 
 
 @torch.no_grad()

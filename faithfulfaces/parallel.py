@@ -129,9 +129,19 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
-    """Cut parameters over all processes, block by block, then what is left at the root. One process: nothing."""
+    """Cut parameters over all processes, block by block, then what is left at the root. One process: nothing.
+
+    The root, too, gives its whole tensors back after each forward: a forward without backward (the log, a prior without
+    gradient) would otherwise leave them there, and the next step would compute with them as they were before the update.
+    """
     if world.mesh is None:
         return
     for block in blocks:
-        fully_shard(block, mesh=world.mesh)
-    fully_shard(module, mesh=world.mesh)
+        fully_shard(block, mesh=world.mesh, reshard_after_forward=True)
+    # a view that leaves a sharded module can lose its backward hook to an in-place operation
+    module.register_forward_hook(_own_memory)
+    fully_shard(module, mesh=world.mesh, reshard_after_forward=True)
+
+
+def _own_memory(_: nn.Module, __: Any, output: Any) -> Any:
+    return (output[0].clone(), *output[1:]) if type(output) is tuple else output

@@ -35,13 +35,13 @@ def run(config: Train, out: Path, *, resume: bool = False, report: Report | None
         raise UserError(f"{out} holds a run already", "go on with --resume, or choose another --out")
     world = parallel.start()
     try:
+        trainer = Trainer(config, open_clips(config), world, out)
+        if resume:
+            trainer.resume()
         parallel.barrier(world)
         if world.first:
             out.mkdir(parents=True, exist_ok=True)
             (out / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", "utf-8")
-        trainer = Trainer(config, open_clips(config), world, out)
-        if resume:
-            trainer.resume()
         trainer.train(report=report)
     finally:
         parallel.stop(world)

@@ -1,0 +1,125 @@
+"""What the tests run under torchrun: `ranks.py gradients|train|killed|base OUT`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from faithfulfaces import parallel, recipes
+from faithfulfaces.config import Train
+from faithfulfaces.data import PairSampler, Pairs, Videos, VideoSampler
+from faithfulfaces.learner import Learner, build, pair_loss
+from faithfulfaces.madeup import made_up_clips
+from faithfulfaces.train import run
+from faithfulfaces.trainer import Trainer
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
+def move(learner: Learner) -> None:
+    """Away from the zeros of LoRA's B and of the prior, where most gradients vanish."""
+    with torch.no_grad():
+        for name, parameter in sorted(learner.named_parameters()):
+            if parameter.requires_grad and not parameter.any():
+                values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05
+                if hasattr(parameter, "placements"):
+                    from torch.distributed.tensor import distribute_tensor
+
+                    mesh, places = parameter.device_mesh, parameter.placements
+                    values = distribute_tensor(values, mesh, places, src_data_rank=None)
+                parameter.copy_(values)
+
+
+def gradients(config: Train, world: parallel.World) -> dict[str, Tensor]:
+    """Of both losses on the joined batch; each video has noise of its own, so any number of ranks draws the same."""
+    clips = made_up_clips(config)
+    learner = build(config, world)
+    move(learner)
+    sampler = PairSampler(clips, config.data.pair_batch, config.seed)
+    draws = sampler.at(0)
+    # two clips of one person, on different ranks when there are two
+    draws[-1] = draws[-1]._replace(label=draws[0].label)
+    mine = draws[world.rank :: world.size]
+    pairs: Pairs = sampler.collate(mine, [sampler.read(draw) for draw in mine])
+    pair_loss(learner, pairs, world).terms.loss.backward()
+    if config.base is not None:
+        video_sampler = VideoSampler(clips, config.data.video_batch, config.seed, config.data.text_tokens)
+        rows = video_sampler.at(0)
+        per_rank = len(rows) // world.size
+        for i in range(world.rank * per_rank, (world.rank + 1) * per_rank):
+            videos: Videos = video_sampler.collate(rows[i : i + 1], [video_sampler.read(rows[i])])
+            noise = torch.Generator().manual_seed(i)
+            (learner.flow_loss(videos, clips.blank, noise) / per_rank).backward()
+    return {name: whole(p.grad) for name, p in learner.named_parameters() if p.grad is not None}
+
+
+def six_steps(steps: int = 6) -> Train:
+    debug = recipes.debug()
+    return dataclasses.replace(debug, steps=steps, checkpoint=dataclasses.replace(debug.checkpoint, every=3))
+
+
+def trained(config: Train, out: Path, steps: int) -> dict[str, Tensor]:
+    """Weights after some steps of the real trainer."""
+    world = parallel.start()
+    trainer = Trainer(config, made_up_clips(config), world, out)
+    for _ in range(steps):
+        trainer.train_step()
+    weights = {name: whole(p) for name, p in trainer.learner.named_parameters() if p.requires_grad}
+    for loader in trainer._loaders().values():
+        loader.close()
+    return weights
+
+
+def kill_at_four(step: int, _: Mapping[str, float]) -> None:
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def base_output(folder: Path, world: parallel.World) -> dict[str, Tensor]:
+    """One forward of a base that was loaded through the meta device."""
+    config = dataclasses.replace(
+        recipes.debug(), base=dataclasses.replace(recipes.debug().base, folder=str(folder), arch={})
+    )
+    learner = build(config, world)
+    assert isinstance(learner.transformer, nn.Module)
+    with torch.no_grad():
+        (out,) = learner.transformer(**inputs(), return_dict=False)
+    return {"out": out}
+
+
+def inputs() -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(5)
+    return {
+        "hidden_states": torch.randn(1, 16, 3, 4, 4, generator=g),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 6, 16, generator=g),
+        "control_hidden_states": torch.randn(1, 96, 3, 4, 4, generator=g),
+    }
+
+
+if __name__ == "__main__":
+    what, target = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    if what == "killed":
+        run(six_steps(), target, report=kill_at_four)
+    elif what == "resumed":
+        run(six_steps(), target, resume=True)
+    else:
+        here = parallel.start()
+        result = {
+            "gradients": lambda: gradients(recipes.debug(), here),
+            "base": lambda: base_output(target.parent / "base", here),
+        }[what]()
+        if here.first:
+            save_file({name: t.contiguous() for name, t in result.items()}, target)
+        parallel.stop(here)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from diffusers import WanVACETransformer3DModel
+from safetensors.torch import load_file
+
+from faithfulfaces import parallel, recipes
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+RTOL, ATOL = 1e-4, 2e-6
+"""Of float32 sums in another order."""
+
+
+@pytest.fixture(scope="module")
+def ranks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def alone() -> parallel.World:
+    return parallel.World(0, 1, torch.device("cpu"), None)
+
+
+def test_two_ranks_have_the_gradient_of_one_on_the_joined_batch(ranks: ModuleType, tmp_path: Path) -> None:
+    done = torchrun(2, str(SCRIPT), "gradients", str(tmp_path / "two.safetensors"))
+    assert done.returncode == 0, done.stderr
+    two, one = load_file(tmp_path / "two.safetensors"), ranks.gradients(recipes.debug(), alone())
+    assert one.keys() == two.keys()
+    assert {name.split(".")[0] for name in one} == {"aligner", "temperature", "prior", "transformer"}
+    assert all(gradient.any() for name, gradient in one.items() if "lora" in name or "dictionary" in name)
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, rtol=RTOL, atol=ATOL * float(gradient.abs().max() + 1), msg=name)
+
+
+def test_wrapping_changes_no_name_and_no_result(ranks: ModuleType) -> None:
+    plain = dataclasses.replace(
+        recipes.debug(), parallel=dataclasses.replace(recipes.debug().parallel, activation_checkpointing=False)
+    )
+    without, with_ac = ranks.gradients(plain, alone()), ranks.gradients(recipes.debug(), alone())
+    assert without.keys() == with_ac.keys()
+    assert all(torch.equal(without[name], with_ac[name]) for name in without)
+
+
+def test_checkpointing_recomputes_each_block_once(ranks: ModuleType) -> None:
+    calls = []
+
+    class Block(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return x.sin().exp()
+
+    block = Block()
+    parallel.checkpoint_activations([block])
+    block(torch.ones(3, requires_grad=True)).sum().backward()
+    assert len(calls) == 2
+
+
+def test_noise_differs_between_ranks_and_seeds() -> None:
+    def draw(seed: int, rank: int) -> float:
+        world = parallel.World(rank, 64, torch.device("cpu"), None)
+        return float(torch.rand(1, generator=parallel.noise_generator(seed, world)))
+
+    drawn = {draw(seed, rank) for seed in range(8) for rank in range(64)}
+    assert len(drawn) == 512
+    assert draw(3, 5) == draw(3, 5)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_base_comes_through_the_meta_device_as_from_pretrained(
+    ranks: ModuleType, tmp_path: Path, processes: int
+) -> None:
+    torch.manual_seed(1)
+    base = WanVACETransformer3DModel(**recipes.TINY_ARCH)
+    # two files, as the published bases have several
+    base.save_pretrained(tmp_path / "base", max_shard_size="100KB")
+    assert len(list((tmp_path / "base").glob("*.safetensors"))) > 1
+    with torch.no_grad():
+        (want,) = WanVACETransformer3DModel.from_pretrained(tmp_path / "base")(**ranks.inputs(), return_dict=False)
+    if processes == 1:
+        got = ranks.base_output(tmp_path / "base", alone())["out"]
+    else:
+        done = torchrun(2, str(SCRIPT), "base", str(tmp_path / "two.safetensors"))
+        assert done.returncode == 0, done.stderr
+        got = load_file(tmp_path / "two.safetensors")["out"]
+    assert torch.equal(got, want)
