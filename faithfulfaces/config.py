@@ -111,6 +111,10 @@ class Faces:
             raise ValueError(f"Faces.box must lie in 1..10, got {self.box}")
 
 
+WEIGHTLESS_FACES = Faces(detector="mtcnn", detector_weights="", pose="five-point", pose_weights="")
+"""Coarse, but everything comes inside installed packages; for tests and trials."""
+
+
 def _positive(owner: object, *fields: str) -> None:
     for field in fields:
         if getattr(owner, field) < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, dtype, nn
@@ -34,7 +34,7 @@ def target_modules(config: Lora) -> str:
     return rf"({'|'.join(config.stacks)})\.\d+\.({'|'.join(config.attentions)})\.to_[qkv]"
 
 
-def inject(transformer: nn.Module, config: Lora) -> list[str]:
+def inject(transformer: Any, config: Lora) -> list[str]:
     """Put fresh adapters into a `WanVACETransformer3DModel` and freeze everything else; A is Kaiming, B zero.
 
     Works on the meta device. The adapters take the dtype of the layers that they adapt.
@@ -59,7 +59,7 @@ def inject(transformer: nn.Module, config: Lora) -> list[str]:
     return names
 
 
-def state(transformer: nn.Module) -> LoraWeights:
+def state(transformer: Any) -> LoraWeights:
     """The adapter's weights as they stand in the model; the tensors share its memory.
 
     Raises:
@@ -71,7 +71,7 @@ def state(transformer: nn.Module) -> LoraWeights:
     return LoraWeights(tensors, float(transformer.peft_config[ADAPTER].lora_alpha))
 
 
-def load(transformer: nn.Module, weights: LoraWeights, *, to: dtype | None = None) -> None:
+def load(transformer: Any, weights: LoraWeights, *, to: dtype | None = None) -> None:
     """Put an adapter's weights into the model, adapting the modules that they name if none are yet.
 
     Args:
@@ -109,7 +109,7 @@ def _modules(keys: Iterable[str]) -> set[str]:
     return {key.rpartition(".lora_")[0] for key in keys}
 
 
-def _check_fit(transformer: nn.Module, weights: LoraWeights) -> None:
+def _check_fit(transformer: Any, weights: LoraWeights) -> None:
     places = dict(transformer.named_modules())
     unfit = []
     for key, tensor in weights.tensors.items():

@@ -51,8 +51,8 @@ class Prior(nn.Module):
         return projected
 
     @contextmanager
-    def attached(self, transformer: nn.Module, s_BD: Tensor | None) -> Iterator[None]:
-        """While inside, every forward of the transformer carries the prior; `None` attaches nothing.
+    def attached(self, transformer: nn.Module, s_BD: Tensor | None, scale: float = 1.0) -> Iterator[None]:
+        """While inside, every forward of the transformer carries the prior times `scale`; `None` attaches nothing.
 
         A batch of kB latents (guidance in one batch) repeats S k times: the prior stays in both branches.
 
@@ -62,7 +62,7 @@ class Prior(nn.Module):
         if s_BD is None:
             yield
             return
-        prior_BM = self(s_BD)
+        prior_BM = self(s_BD) * scale
         if self.injection == "add":
             handle = transformer.patch_embedding.register_forward_hook(_add_to_video(prior_BM))
         else:

@@ -37,6 +37,7 @@ METHODS: Mapping[str, str] = {
     "sway": "baselines.sway.adapter:Sway",
     "impostor": "baselines.impostor.adapter:Impostor",
     "command": "baselines.command.adapter:Command",
+    "faithfulfaces": "baselines.faithfulfaces.adapter:FaithfulFaces",
 }
 ENTRY_POINTS = "ffbench.methods"
 MAX_DEATHS = 5

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+import insightface
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from faithfulfaces.aligner import PoseSharedIdentityAligner
+from faithfulfaces.config import WEIGHTLESS_FACES, Aligner, Lora
+from faithfulfaces.lora import inject, state
+from faithfulfaces.model import ModelConfig, Parts
+from faithfulfaces.prior import Prior
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "person", "boxes", "dances", "turns", "the", "head", "blurred"]
 
@@ -59,3 +68,38 @@ def write(folder: Path, seed: int = 0) -> Path:
     """Save the pipeline as `Wan-AI/Wan2.1-VACE-14B-diffusers` is laid out, and return the folder."""
     pipeline(seed).save_pretrained(folder)
     return folder
+
+
+def parts(config: ModelConfig, *, trained: bool, seed: int = 0) -> Parts:
+    """Aligner, prior and LoRA for the tiny transformer; untrained ones are exactly what training starts from."""
+    torch.manual_seed(seed)
+    aligner, prior = PoseSharedIdentityAligner(config.aligner).eval(), Prior(config.aligner.dim, 24, config.injection)
+    model = transformer()
+    inject(model, Lora(rank=4, alpha=4.0))
+    if trained:
+        modules = [prior.projection, *([mlp[2] for mlp in aligner.euler.angles] if aligner.euler else [])]
+        for weight in [m.weight for m in modules] + [p for n, p in model.named_parameters() if "lora_B" in n]:
+            torch.nn.init.normal_(weight, std=0.5)
+    return Parts(aligner.requires_grad_(False), prior.requires_grad_(False), state(model))
+
+
+CONFIG = ModelConfig(
+    aligner=Aligner(elements=16, dim=8, image_size=32, patch=8), faces=WEIGHTLESS_FACES, base="tiny/vace"
+)
+SMALL = {"width": 32, "height": 16, "num_frames": 5, "steps": 2}
+"""Sampling that takes a tenth of a second."""
+
+
+def portrait() -> Image.Image:
+    """A person of the group photograph that ships with insightface, seen half from the side."""
+    return _photograph().crop((850, 10, 1070, 260))
+
+
+def landscape() -> Image.Image:
+    """A corner of the same photograph without anybody."""
+    return _photograph().crop((0, 0, 250, 130))
+
+
+@functools.cache
+def _photograph() -> Image.Image:
+    return Image.open(Path(insightface.__file__).parent / "data" / "images" / "t1.jpg").convert("RGB")

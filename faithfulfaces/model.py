@@ -1,0 +1,161 @@
+"""A trained FaithfulFaces on disk: what training adds to the base, in files that the ecosystem reads.
+
+config.json                        shapes of the aligner, injection, face reading, base
+model.safetensors                  aligner.* and prior.*, float32
+pytorch_lora_weights.safetensors   LoRA in diffusers' style (absent where only the aligner was trained)
+README.md                          model card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import save_file
+
+from faithfulfaces.aligner import PoseSharedIdentityAligner
+from faithfulfaces.config import Aligner, Faces
+from faithfulfaces.export import read_lora, save_lora
+from faithfulfaces.lora import LoraWeights
+from faithfulfaces.prior import Injection, Prior
+from ffbench.errors import UserError
+from ffbench.weights import load_state_dict
+
+CONFIG, WEIGHTS, LORA, CARD = "config.json", "model.safetensors", "pytorch_lora_weights.safetensors", "README.md"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What `config.json` holds."""
+
+    aligner: Aligner = field(default_factory=Aligner)
+    injection: Injection = "add"
+    faces: Faces = field(default_factory=Faces)
+    base: str = "Wan-AI/Wan2.1-VACE-14B-diffusers"
+    """Folder or hub name of the base that it was trained on."""
+
+
+class Parts(NamedTuple):
+    """What training makes; everything else is the base's."""
+
+    aligner: PoseSharedIdentityAligner
+    prior: Prior
+    lora: LoraWeights | None
+
+
+def save_model(folder: Path, config: ModelConfig, parts: Parts) -> None:
+    """Write the four files; the LoRA's is left out where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, **asdict(config)}, indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(text + "\n", "utf-8")
+    tensors = {f"aligner.{key}": tensor for key, tensor in parts.aligner.state_dict().items()}
+    tensors |= {f"prior.{key}": tensor for key, tensor in parts.prior.state_dict().items()}
+    save_file({key: t.detach().cpu().float().contiguous() for key, t in tensors.items()}, folder / WEIGHTS)
+    (folder / LORA).unlink(missing_ok=True)
+    if parts.lora is not None:
+        save_lora(folder / LORA, parts.lora)
+    (folder / CARD).write_text(_model_card(config, parts), "utf-8")
+
+
+def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
+    """Read what `save_model` wrote, in float32 on the CPU, frozen and in evaluation mode.
+
+    Raises:
+        UserError: naming the file or field that is missing, unknown, damaged or of another shape.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no FaithfulFaces checkpoint folder {folder}", "give a folder of save_pretrained")
+    config = _read_config(folder / CONFIG)
+    tensors = load_state_dict(folder / WEIGHTS)
+    gate = tensors.get("prior.projection.weight")
+    width = len(gate) // (6 if config.injection == "modulation" else 1) if gate is not None else 1
+    aligner, prior = PoseSharedIdentityAligner(config.aligner), Prior(config.aligner.dim, width, config.injection)
+    own = {f"{name}.{key}" for name, net in (("aligner", aligner), ("prior", prior)) for key in net.state_dict()}
+    for name, net in (("aligner", aligner), ("prior", prior)):
+        state = net.state_dict()
+        unfit = [k for k, v in state.items() if getattr(tensors.get(f"{name}.{k}"), "shape", None) != v.shape]
+        if unfit:
+            raise UserError(
+                f"{folder / WEIGHTS}: {name}.{unfit[0]} is missing or of another shape than {CONFIG} says "
+                f"({len(unfit)} such tensors)",
+                "give the two files of one save_pretrained",
+            )
+        net.load_state_dict({key: tensors[f"{name}.{key}"] for key in state})
+        net.eval().requires_grad_(False)
+    if tensors.keys() - own:
+        raise UserError(
+            f"{folder / WEIGHTS} holds the unknown {min(tensors.keys() - own)} ({len(tensors.keys() - own)} such keys)",
+            "give the two files of one save_pretrained",
+        )
+    lora = read_lora(folder / LORA).weights if (folder / LORA).is_file() else None
+    return config, Parts(aligner, prior, lora)
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        nested = {"aligner": Aligner, "faces": Faces}
+        return ModelConfig(
+            **{key: _build(nested[key], value) if key in nested else value for key, value in _known(data).items()}
+        )
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: {error}", "give a folder of save_pretrained of this version") from error
+
+
+def _known(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    unknown = sorted(data.keys() - {item.name for item in dataclasses.fields(ModelConfig)})
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    return data
+
+
+def _build(cls: Any, value: Mapping[str, Any]) -> Any:
+    unknown = sorted(value.keys() - {item.name for item in dataclasses.fields(cls)})
+    if unknown:
+        raise ValueError(f"unknown field {cls.__name__}.{unknown[0]}")
+    return cls(**value)
+
+
+def _model_card(config: ModelConfig, parts: Parts) -> str:
+    lora = f"rank {parts.lora.rank}, alpha {parts.lora.alpha:g}" if parts.lora else "none"
+    facts = {
+        "base": config.base,
+        "dictionary": f"{config.aligner.elements} elements of {config.aligner.dim}, {config.aligner.pooling} pooling",
+        "Euler embedding": "yes" if config.aligner.euler else "no",
+        "transformer blocks before the dictionary": str(config.aligner.depth),
+        "injection of S": config.injection,
+        "LoRA on q, k, v": lora,
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""---
+base_model: {config.base}
+library_name: ffbench
+pipeline_tag: text-to-video
+tags: [identity-preserving, faithfulfaces, wan, vace, lora]
+---
+
+# FaithfulFaces
+
+Identity-preserving text-to-video: one photograph of a face, one prompt, one seed.
+
+```python
+from faithfulfaces.pipeline import FaithfulFacesPipeline
+
+pipe = FaithfulFacesPipeline.from_pretrained("this folder or repository", device="cuda")
+frames = pipe(image, "a person boxes in a gym", seed=0)  # uint8 [81,480,832,3], 16 frames a second
+```
+
+| part | value |
+|---|---|
+{rows}
+
+The training data, its licence and measured results are the publisher's to add. A likeness may only be made of people
+who agreed to it.
+"""
