@@ -16,11 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from faithfulfaces.config import Data
 from ffbench.errors import UserError
 
 LOADER_VERSION = 1
 Draw = TypeVar("Draw")
 Batch = TypeVar("Batch")
+
+
+def accumulation(data: Data, world_size: int) -> int:
+    """Micro-batches of L_FM in a step.
+
+    Raises:
+        UserError: when it does not come out whole; names both numbers. The pairs of L_PIA are never accumulated.
+    """
+    at_once = world_size * data.video_micro_batch
+    if data.video_batch % at_once:
+        raise UserError(
+            f"Data.video_batch {data.video_batch} is no multiple of {at_once} "
+            f"({world_size} processes x Data.video_micro_batch {data.video_micro_batch})",
+            "choose Data.video_batch as a multiple: a step holds the same videos on any number of GPUs",
+        )
+    return data.video_batch // at_once
 
 
 class Crop(NamedTuple):
@@ -174,7 +191,7 @@ class PairSampler:
 
     def collate(self, draws: Sequence[PairDraw], crops: Sequence[tuple[Crop, Crop]]) -> Pairs:
         """One process's rows as tensors."""
-        (first, first_euler), (second, second_euler) = (_stack([pair[i] for pair in crops]) for i in range(2))
+        (first, first_euler), (second, second_euler) = (stack([pair[i] for pair in crops]) for i in range(2))
         return Pairs(first, first_euler, second, second_euler, torch.tensor([draw.label for draw in draws]))
 
     def read(self, draw: PairDraw) -> tuple[Crop, Crop]:
@@ -213,7 +230,7 @@ class VideoSampler:
 
     def collate(self, clips: Sequence[int], samples: Sequence[tuple[Crop, Cached]]) -> Videos:
         """One process's rows as tensors."""
-        crops, euler = _stack([crop for crop, _ in samples])
+        crops, euler = stack([crop for crop, _ in samples])
         cached = [c for _, c in samples]
         text = cached[0].text.new_zeros(len(cached), self.text_tokens, cached[0].text.shape[-1])
         for row, c in zip(text, cached, strict=True):
@@ -222,7 +239,8 @@ class VideoSampler:
         return Videos(crops, euler, latents, reference, text)
 
 
-def _stack(crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
+def stack(crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
+    """uint8 [B,3,H,W] and float32 [B,3] of crops."""
     rgb = torch.from_numpy(np.stack([crop.rgb for crop in crops])).permute(0, 3, 1, 2).contiguous()
     return rgb, torch.from_numpy(np.stack([crop.euler for crop in crops]).astype(np.float32))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from faithfulfaces import checkpoint, parallel
 from faithfulfaces.config import Optim, Train
-from faithfulfaces.data import Clips, Loader, Pairs, PairSampler, Videos, VideoSampler
+from faithfulfaces.data import Clips, Loader, Pairs, PairSampler, Videos, VideoSampler, accumulation
 from faithfulfaces.learner import Learner, build, pair_loss
 from faithfulfaces.log import TrainingLog
 from faithfulfaces.parallel import World
@@ -34,22 +34,6 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
     return optim.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def accumulation(config: Train, world_size: int) -> int:
-    """Micro-batches of L_FM in a step.
-
-    Raises:
-        UserError: when it does not come out whole; names both numbers. The pairs of L_PIA are never accumulated.
-    """
-    data, at_once = config.data, world_size * config.data.video_micro_batch
-    if data.video_batch % at_once:
-        raise UserError(
-            f"Data.video_batch {data.video_batch} is no multiple of {at_once} "
-            f"({world_size} processes x Data.video_micro_batch {data.video_micro_batch})",
-            "choose Data.video_batch as a multiple: a step holds the same videos on any number of GPUs",
-        )
-    return data.video_batch // at_once
-
-
 class Trainer:
     """One run on one process.
 
@@ -66,7 +50,7 @@ class Trainer:
     def __init__(self, config: Train, clips: Clips, world: World, out: Path) -> None:
         self.config, self.clips, self.world, self.out = config, clips, world, out
         data = config.data
-        self.micro_batches = accumulation(config, world.size) if config.base else 0
+        self.micro_batches = accumulation(data, world.size) if config.base else 0
         pairs = PairSampler(clips, data.pair_batch, config.seed)
         self.pairs: Loader[Pairs] = Loader(pairs, world.rank, world.size, data.workers, data.ahead)
         self.videos: Loader[Videos] | None = None

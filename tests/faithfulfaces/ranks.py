@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from faithfulfaces import parallel, recipes
 from faithfulfaces.config import Train
-from faithfulfaces.data import PairSampler, Pairs, Videos, VideoSampler
+from faithfulfaces.data import Pairs, PairSampler, Videos, VideoSampler
 from faithfulfaces.learner import Learner, build, pair_loss
 from faithfulfaces.madeup import made_up_clips
 from faithfulfaces.train import run

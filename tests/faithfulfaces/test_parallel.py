@@ -53,7 +53,9 @@ def test_two_ranks_have_the_gradient_of_one_on_the_joined_batch(ranks: ModuleTyp
     assert {name.split(".")[0] for name in one} == {"aligner", "temperature", "prior", "transformer"}
     assert all(gradient.any() for name, gradient in one.items() if "lora" in name or "dictionary" in name)
     for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, rtol=RTOL, atol=ATOL * float(gradient.abs().max() + 1), msg=name)
+        torch.testing.assert_close(
+            two[name], gradient, rtol=RTOL, atol=ATOL * float(gradient.abs().max() + 1), msg=name
+        )
 
 
 def test_wrapping_changes_no_name_and_no_result(ranks: ModuleType) -> None:
