@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.errors import UserError
+from ffbench.extract.sessions import callers, onnx_session, side_by_side
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -37,6 +38,8 @@ class Detector(Protocol):
     """Finds faces. `id` names the network, the first 12 digits of its weights' sha256 and its threshold."""
 
     id: str
+    callers: int
+    """Images that it should be asked about at a time, each in a thread."""
 
     def detect(self, image: Image, rung: str) -> Detections:
         """Faces of a uint8 [H,W,3] RGB image at one rung: `128`, `320`, `640` (longest side in px) or `full`.
@@ -83,6 +86,11 @@ def detect_ladder(detector: Detector, image: Image, ladder: Sequence[str]) -> tu
     return no_faces(), ""
 
 
+def detect_all(detector: Detector, images: Sequence[Image], ladder: Sequence[str]) -> list[tuple[Detections, str]]:
+    """`detect_ladder` of every image."""
+    return side_by_side(lambda image: detect_ladder(detector, image, ladder), images, detector.callers)
+
+
 def pad25(image: Image) -> tuple[Image, tuple[int, int]]:
     """The image with a quarter of its height and width of grey 128 on each side, and that (left, top) in px."""
     top, left = int(image.shape[0] * 0.25), int(image.shape[1] * 0.25)
@@ -111,8 +119,6 @@ class Scrfd:
     """
 
     def __init__(self, path: Path, sha256: str, threshold: float = 0.5, device: str = "cpu") -> None:
-        from ffbench.extract.sessions import onnx_session
-
         session = onnx_session(path, device)
         outputs = len(session.get_outputs())
         if outputs not in (9, 15) or session.get_inputs()[0].shape[1] != 3:
@@ -122,6 +128,7 @@ class Scrfd:
         from insightface.model_zoo import SCRFD
 
         self.id = f"scrfd:{path.name}@{sha256[:12]},threshold={threshold:g}"
+        self.callers = callers(device)
         self._scrfd: Any = SCRFD(model_file=str(path), session=session)
         self._scrfd.prepare(0, nms_thresh=0.4, det_thresh=threshold)
         # set by the file for networks that take one size only
@@ -161,6 +168,8 @@ class Mtcnn:
             min_face_size=min_face, thresholds=[0.6, 0.7, threshold], keep_all=True, post_process=False, device=device
         )
         self._min_face, self._max_side = min_face, max_side
+        # PyTorch's threads belong to one caller
+        self.callers = 1
         self.id = (
             f"mtcnn:facenet-pytorch-{metadata.version('facenet-pytorch')}@{_mtcnn_sha256()[:12]},"
             f"threshold={threshold:g},min_face={min_face},max_side={max_side},edge={PAD}"

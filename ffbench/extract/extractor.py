@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.extract.align import align, crop_box
-from ffbench.extract.detect import PAD, Detections, detect_ladder, largest, pad25
+from ffbench.extract.detect import PAD, Detections, detect_all, largest, pad25
 from ffbench.extract.embed import Source
 from ffbench.extract.networks import open_networks
 from ffbench.extract.track import VERSION, FaceTrack, Floats
@@ -128,16 +128,9 @@ class Extractor:
         _, first, rows = np.unique(number, return_index=True, return_inverse=True)
         distinct = pixels[first]
         with self._timed("detect"):
-            faces = [self._detect(image) for image in distinct]
+            found = detect_all(self._networks.detector, list(distinct), self.protocol.ladder)
+        faces = [chosen(all_faces, step, distinct.shape[1:3]) for all_faces, step in found]
         return _Sheet(number, seconds, distinct, rows, faces)
-
-    def _detect(self, image: Image) -> Face | None:
-        found, step = detect_ladder(self._networks.detector, image, self.protocol.ladder)
-        found = usable(found, (image.shape[0], image.shape[1]))
-        if not len(found.scores):
-            return None
-        best = largest(found)
-        return Face(found.boxes[best], found.points[best], float(found.scores[best]), len(found.scores), step)
 
     def _measure(self, sheets: Sequence[_Sheet], sizes: Sequence[tuple[int, int]]) -> list[FaceTrack]:
         """Networks over all faces of all sheets, then each sheet's own rows back."""
@@ -225,6 +218,15 @@ class Extractor:
             yield
         finally:
             self.timings[part] = self.timings.get(part, 0.0) + time.perf_counter() - start
+
+
+def chosen(found: Detections, step: str, shape: tuple[int, int]) -> Face | None:
+    """The face to measure in an image of (height, width), found at a step of the ladder: the largest that is usable."""
+    found = usable(found, shape)
+    if not len(found.scores):
+        return None
+    best = largest(found)
+    return Face(found.boxes[best], found.points[best], float(found.scores[best]), len(found.scores), step)
 
 
 def usable(found: Detections, shape: tuple[int, int]) -> Detections:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
 EXTERNAL = 1  # onnx.TensorProto.EXTERNAL
+SIDE_BY_SIDE = 4
+"""Most calls of one network at a time: each holds its own activations."""
 
 
 def onnx_session(path: Path, device: str, threads: int | None = None) -> InferenceSession:
@@ -56,6 +62,23 @@ def onnx_session(path: Path, device: str, threads: int | None = None) -> Inferen
     if session.get_providers()[0] != wanted:
         raise _no_cuda(device, f"it fell back to {session.get_providers()[0]}")
     return session
+
+
+def callers(device: str) -> int:
+    """How many calls of one ONNX network should run side by side on a device.
+
+    On a CPU several: small networks keep its cores busier that way than by the threads inside a call, and what is done
+    in Python and OpenCV between the calls overlaps (docs/performance.md).
+    """
+    return min(SIDE_BY_SIDE, _cpus()) if device == "cpu" else 1
+
+
+def side_by_side(run: Callable[[Piece], Result], pieces: Sequence[Piece], callers: int) -> list[Result]:
+    """`run` of every piece in their order, up to `callers` at a time; the first error is raised."""
+    if min(callers, len(pieces)) < 2:
+        return [run(piece) for piece in pieces]
+    with ThreadPoolExecutor(callers) as pool:
+        return list(pool.map(run, pieces))
 
 
 def _providers(device: str, ort: Any) -> list[tuple[str, dict[str, str]]]:
