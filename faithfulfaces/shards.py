@@ -177,9 +177,10 @@ def _read_json(descriptor: int, place: _Place, shard: Path, key: str) -> dict[st
             raise _incomplete(shard, key, f"version {about['version']}, this program reads {SHARD_VERSION}")
         angles = [crop["euler"] for crop in about["crops"]]
         sound = isinstance(about["identity"], str) and 0 <= about["reference"] < len(angles)
+        sound &= all(len(a) == 3 and all(math.isfinite(x) for x in a) for a in angles)
     except (ValueError, KeyError, TypeError) as error:
         raise _incomplete(shard, key, f"its json is damaged ({error!r})") from error
-    if not sound or any(len(a) != 3 or not all(math.isfinite(x) for x in a) for a in angles):
+    if not sound:
         raise _incomplete(
             shard, key, "its json needs an identity, a reference among the crops, three finite angles each"
         )

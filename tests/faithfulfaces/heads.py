@@ -41,8 +41,11 @@ def people(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     mouth_y, mouth_w = u(-0.55, -0.4), u(0.12, 0.3)
     jaw_w, jaw_y = u(0.35, 0.55), u(-0.6, -0.4)
     hair = u(0.0, 0.35)
-    skin = torch.stack([u(0.5, 0.95), u(0.4, 0.75), u(0.3, 0.65)], -1)
-    hair_c, lips, iris, brow = (torch.rand(count, 3, generator=g) * s for s in (0.8, 0.8, 0.7, 0.5))
+    # colours of people, not of toys: with free colours, hair alone would tell everyone apart
+    skin = torch.stack([u(0.95, 1.0), u(0.72, 0.82), u(0.55, 0.7)], -1) * u(0.45, 0.95)[:, None]
+    hair_c = torch.stack([u(0.9, 1.0), u(0.7, 0.9), u(0.5, 0.8)], -1) * u(0.05, 0.8)[:, None]
+    lips, brow = skin * torch.tensor([0.9, 0.6, 0.6]), hair_c * 0.7
+    iris = torch.rand(count, 3, generator=g) * 0.6
     front = deep * 0.93
     parts: list[tuple[tuple[Tensor | float, ...], tuple[Tensor | float, ...], Tensor]] = [
         ((0, 0, 0), (wide, tall, deep), skin),
