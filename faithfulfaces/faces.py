@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from faithfulfaces.config import Faces
 from faithfulfaces.pose import EnlargedBoxPose, window
 from ffbench.errors import UserError
-from ffbench.extract.align import crop_box
 from ffbench.extract.detect import Detector, detect_ladder, largest
 from ffbench.extract.networks import build
 from ffbench.extract.pose import PoseEstimator
@@ -83,15 +81,10 @@ def open_faces(config: Faces, device: str = "cpu") -> FaceReader:
     return FaceReader(detector, LADDERS[config.detector], pose, config.box)
 
 
-def square(crop: Picture, size: int) -> NDArray[np.float32]:
-    """What the aligner reads: float32 [3,size,size] in -1..1, the crop on black, so that no face is stretched."""
-    height, width = crop.shape[:2]
-    side = max(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    # averaging keeps a large photograph free of aliasing
-    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    pixels = crop_box(crop, np.array([left, top, left + side, top + side]), size, interpolation=method)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / 127.5 - 1
+def resized(crop: Picture, size: int) -> Picture:
+    """A crop as the aligner reads it, in training and here: uint8 [size,size,3], stretched to a square, antialiased."""
+    image = PIL.Image.fromarray(crop).resize((size, size), PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image)
 
 
 def as_rgb(image: PIL.Image.Image | Picture) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, dtype, nn
 
 from faithfulfaces.config import Lora
@@ -96,13 +96,13 @@ def load(transformer: Any, weights: LoraWeights, *, to: dtype | None = None) -> 
                 f"alpha {own.alpha:g}){_first(differing)}",
                 "load it into a base model without adapters",
             )
-        set_peft_model_state_dict(transformer, tensors, adapter_name=ADAPTER)
     transformer.requires_grad_(False)
     for name, parameter in transformer.named_parameters():
-        if f".{ADAPTER}." in name:
+        key = name.replace(f".{ADAPTER}.", ".")
+        if key in tensors and key != name:
+            # peft casts to the adapted layer's dtype, which may be a coarser one
+            parameter.data = tensors[key].to(parameter.device, copy=True)
             parameter.requires_grad_(True)
-            if to is not None:
-                parameter.data = parameter.data.to(to)
 
 
 def _modules(keys: Iterable[str]) -> set[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from faithfulfaces.aligner import PoseSharedIdentityAligner
 from faithfulfaces.backbone import load_vace
 from faithfulfaces.config import Faces
-from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, square
+from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, resized
 from faithfulfaces.lora import load, state
 from faithfulfaces.model import ModelConfig, Parts, load_model, save_model
 from ffbench.errors import UserError
@@ -176,7 +176,8 @@ class FaithfulFacesPipeline:
         """S [1,D] of a face (Eq. 4), with the ablations that touch it."""
         noise_3 = np.random.default_rng([seed, 3]).uniform(-1, 1, 3) * sampling.euler_noise_degrees
         euler_13 = torch.from_numpy(face.euler + noise_3).float()[None]
-        crop_13HW = torch.from_numpy(square(face.crop, self.aligner.config.image_size))[None]
+        pixels_HW3 = torch.from_numpy(resized(face.crop, self.aligner.config.image_size).copy())
+        crop_13HW = pixels_HW3.permute(2, 0, 1)[None].float() / 127.5 - 1
         aligner = self.aligner if sampling.euler else without_euler(self.aligner)
         s_1D: Tensor = aligner(crop_13HW, euler_13).s_BD
         return s_1D

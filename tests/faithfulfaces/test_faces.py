@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from faithfulfaces.config import WEIGHTLESS_FACES, Faces
-from faithfulfaces.faces import LADDERS, FaceReader, as_rgb, open_faces
+from faithfulfaces.faces import LADDERS, FaceReader, as_rgb, open_faces, resized
 from ffbench.errors import UserError
 from ffbench.extract.detect import Mtcnn
 from tests.faithfulfaces import tiny_vace
@@ -117,3 +117,12 @@ def test_every_kind_of_picture_becomes_rgb() -> None:
     for wrong in (np.zeros((3, 4), np.uint8), np.zeros((3, 4, 3)), "face.png"):
         with pytest.raises(UserError, match="the reference is"):
             as_rgb(wrong)  # type: ignore[arg-type]
+
+
+def test_the_aligner_reads_the_whole_crop_without_aliasing() -> None:
+    lines = np.zeros((90, 60, 3), np.uint8)
+    lines[::2] = 255
+    small = resized(lines, 30)
+    assert small.shape == (30, 30, 3) and small.dtype == np.uint8
+    # every other row is white: anything but grey is aliasing
+    assert abs(int(small[5:-5].min()) - 127) < 15 and abs(int(small[5:-5].max()) - 127) < 15

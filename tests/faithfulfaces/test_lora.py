@@ -238,11 +238,25 @@ def test_loading_into_adapted_models_needs_the_same_adapters() -> None:
         load(fewer, state(trained()))
 
 
-def test_adapters_can_be_loaded_in_another_dtype() -> None:
-    model = base().to(torch.bfloat16)
-    load(model, state(trained()), to=torch.bfloat16)
-    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {torch.bfloat16}
-    assert all(p.requires_grad == ("lora_" in n) for n, p in model.named_parameters())
+def test_adapters_keep_the_dtype_of_the_file_or_take_another() -> None:
+    weights = state(trained())
+    for to, expected in ((None, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        model = base()
+        model.blocks.bfloat16()
+        load(model, weights, to=to)
+        assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {expected}
+        assert all(p.requires_grad == ("lora_" in n) for n, p in model.named_parameters())
+        back = state(model).tensors
+        assert all(torch.equal(back[key], weights.tensors[key].to(expected)) for key in back)
+
+
+def test_the_model_shares_no_memory_with_what_was_loaded() -> None:
+    weights, model = state(trained()), base()
+    load(model, weights)
+    before = run(model)
+    for tensor in weights.tensors.values():
+        tensor.zero_()
+    assert torch.equal(run(model), before)
 
 
 def test_a_model_without_adapters_has_no_state() -> None:

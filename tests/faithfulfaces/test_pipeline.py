@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ from diffusers import UniPCMultistepScheduler, WanVACEPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from faithfulfaces.config import Aligner
-from faithfulfaces.faces import FaceReader, open_faces, square
+from faithfulfaces.config import Train
+from faithfulfaces.data import stack
+from faithfulfaces.faces import FaceReader, open_faces
+from faithfulfaces.learner import Learner
 from faithfulfaces.model import CARD, CONFIG, LORA, WEIGHTS, ModelConfig, load_model, save_model
 from faithfulfaces.pipeline import FaithfulFacesPipeline, Sampling, local_folder, without_euler
+from faithfulfaces.shards import Sample, ShardClips, write_shard
 from ffbench.errors import UserError
 from tests.faithfulfaces import tiny_vace
 from tests.faithfulfaces.tiny_vace import SMALL
@@ -320,9 +324,20 @@ def test_push_to_hub_uploads_the_four_files(
     assert torch.equal(parts.aligner.dictionary_CD, trained.aligner.dictionary_CD)
 
 
-def test_the_aligner_reads_the_whole_crop_unstretched() -> None:
-    crop = np.full((40, 20, 3), 255, np.uint8)
-    pixels = square(crop, 32)
-    assert pixels.shape == (3, 32, 32) and pixels.dtype == np.float32
-    assert pixels[:, :, :8].max() == -1 and pixels[:, :, 24:].max() == -1 and pixels[:, :, 8:24].min() == 1
-    assert Aligner().image_size == 224
+# --- the same S as in training
+
+
+def test_s_is_what_the_trainer_computes_of_the_same_crop(trained: FaithfulFacesPipeline, tmp_path: Path) -> None:
+    """A crop through a shard, the trainer's reader and its aligner, and the same crop through the pipeline."""
+    face = trained.faces.read(np.asarray(tiny_vace.portrait()))
+    stream = io.BytesIO()
+    Image.fromarray(face.crop).save(stream, "JPEG", quality=95)
+    angles = (float(face.euler[0]), float(face.euler[1]), float(face.euler[2]))
+    sample = Sample(key="k", identity="ann", prompt="a prompt", crops=[stream.getvalue()] * 2, euler=[angles] * 2)
+    write_shard(tmp_path / "a.tar", [sample])
+    config = Train(name="x", aligner=tiny_vace.CONFIG.aligner)
+    learner = Learner(config)
+    learner.aligner.load_state_dict(trained.aligner.state_dict())
+    crops, euler = stack([ShardClips(tmp_path, config.aligner.image_size).crop(0, 0)])
+    jpeg = face._replace(crop=np.asarray(Image.open(stream)))
+    assert torch.equal(trained.representation(jpeg, 0, Sampling()), learner.align(crops, euler).s_BD)

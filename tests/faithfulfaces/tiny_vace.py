@@ -77,8 +77,13 @@ def parts(config: ModelConfig, *, trained: bool, seed: int = 0) -> Parts:
     model = transformer()
     inject(model, Lora(rank=4, alpha=4.0))
     if trained:
-        modules = [prior.projection, *([mlp[2] for mlp in aligner.euler.angles] if aligner.euler else [])]
-        for weight in [m.weight for m in modules] + [p for n, p in model.named_parameters() if "lora_B" in n]:
+        # large enough that five degrees of Euler noise show in eight bits of a pixel
+        for weight in [
+            prior.projection.weight,
+            *([m[2].weight for m in aligner.euler.angles] if aligner.euler else []),
+        ]:
+            torch.nn.init.normal_(weight, std=2.0)
+        for weight in [parameter for name, parameter in model.named_parameters() if "lora_B" in name]:
             torch.nn.init.normal_(weight, std=0.5)
     return Parts(aligner.requires_grad_(False), prior.requires_grad_(False), state(model))
 
