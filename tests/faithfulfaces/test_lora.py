@@ -63,6 +63,15 @@ def test_the_14b_has_288_adapted_modules_and_377_million_trainable_parameters() 
     assert 17.3e9 < frozen < 17.4e9
 
 
+def test_the_1_3b_has_270_adapted_modules() -> None:
+    with torch.device("meta"):
+        model = WanVACETransformer3DModel(
+            num_attention_heads=12, num_layers=30, ffn_dim=8960, vace_layers=list(range(0, 30, 2))
+        )
+    assert len(inject(model, Lora())) == 270 == 45 * 2 * 3
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 270 * 2 * 128 * 1536 == 106_168_320
+
+
 @pytest.mark.parametrize(
     ("config", "count"),
     [(Lora(rank=2), 30), (Lora(rank=2, stacks=("vace_blocks",)), 12), (Lora(rank=2, attentions=("attn1",)), 15)],
