@@ -96,8 +96,8 @@ def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
 
     Rotation and mirroring metadata is applied. The packets are counted first; a file that decodes to another number of
     frames, that declares more than it holds, that has a gap, or that has corrupt frames is refused: never fewer frames
-    in silence. Two limits: MPEG-TS and a file that was streamed carry no length, so their missing end cannot be seen;
-    and damage within a picture shows only where the codec notices (H.264 nearly always, VP8, VP9 and GIF seldom).
+    in silence. What nothing in a file betrays goes unseen: the missing end of MPEG-TS or of a streamed file, tables of
+    an MP4 changed by a few bytes, and damage within a picture of a codec without checks (much of VP8, VP9 and GIF).
 
     Raises:
         VideoError: for anything that is no whole video.
@@ -235,6 +235,8 @@ def _stream(container: Any) -> Any:
     streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
     if not streams:
         raise VideoError("the file holds no video stream")
+    if streams[0].codec_context is None:
+        raise VideoError("the video's codec is unknown")
     return streams[0]
 
 

@@ -22,7 +22,8 @@ class Recipe(NamedTuple):
     pixels: str = "yuv420p"
 
 
-_X264 = {"g": "12", "bf": "3", "threads": "1"}
+# the same bytes in every run, so that damage hits the same places
+_X264 = {"g": "12", "bf": "3", "threads": "1", "x264-params": "cpu-independent=1"}
 _VPX = {"g": "12", "deadline": "realtime", "cpu-used": "8"}
 RECIPES = {
     "mp4": Recipe("mp4", "libx264", _X264),
@@ -63,7 +64,7 @@ def encode(
 ) -> Path:
     """Write frames by PyAV alone, 25 a second or at `stamps` in milliseconds; `setup` gets the stream."""
     path = path.with_suffix("." + recipe.suffix)
-    with av.open(str(path), "w", options=recipe.container) as container:
+    with av.open(str(path), "w", options={"fflags": "+bitexact", **recipe.container}) as container:
         stream = container.add_stream(recipe.codec, rate=1000 if stamps else 25, options=recipe.options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], recipe.pixels
         if setup:

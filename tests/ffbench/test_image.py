@@ -89,9 +89,10 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     assert read_image(path).min() == 255
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("top", [1, 90, 255, 256, 300, 4095])
-def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path: Path, top: int) -> None:
-    path = tmp_path / "a.png"
+def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path: Path, top: int, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
     cv2.imwrite(str(path), np.linspace(0, top, 64).astype(np.uint16).reshape(8, 8))
     assert read_image(path).max() == round(top / 65535 * 255)
 

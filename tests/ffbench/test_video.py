@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
+from ffbench.containers import repeats
 from ffbench.video import VideoError, probe, read_clip, sample_indices, write_mp4
-from tests.ffbench.clips import RECIPES, add_sound, encode, numbered, numbers
+from tests.ffbench.clips import RECIPES, Recipe, add_sound, encode, numbered, numbers
 
 COUNT = 40
 SAMPLERS = ("linspace16", "stride16", "time16", "linspace7", "stride64", "all")
@@ -307,11 +309,11 @@ def test_a_cut_streamed_file_goes_unseen_at_a_seam_alone(made: dict[str, Path], 
         whole = made[name].read_bytes()
         path = tmp_path / made[name].name
         found = []
-        for cut in range(len(whole) * 2 // 5, len(whole) * 3 // 5, 5):
+        for cut in range(len(whole) * 2 // 5, len(whole) * 3 // 5, 7):
             path.write_bytes(whole[:cut])
             found.append(frames_or_none(path))
         assert sum(count is not None for count in found) <= most
-        assert found.count(None) > 200
+        assert found.count(None) > 100
 
 
 def test_an_avi_with_dropped_frames_is_whole(tmp_path: Path) -> None:
@@ -331,32 +333,131 @@ def test_an_avi_with_dropped_frames_is_whole(tmp_path: Path) -> None:
     assert clip.frames["all"].time == pytest.approx(np.asarray(ticks) / 25)
     assert numbers(clip.frames["time4"].pixels) == [0, 4, 6, 9]
     whole = path.read_bytes()
-    for cut in range(0, len(whole), 7):
+    assert repeats(path) == 28 - 10
+    gap = whole.index(b"movi") + 1300  # over the header of the second chunk
+    path.write_bytes(whole[:gap] + bytes(900) + whole[gap + 900 :])
+    assert repeats(path) == 0
+    for cut in range(0, len(whole), 31):
         path.write_bytes(whole[:cut])
         assert frames_or_none(path) in (None, 10)
-    for start in range(500, len(whole) - 2000, 97):
+    for start in range(500, len(whole) - 2000, 197):
         path.write_bytes(whole[:start] + bytes(300) + whole[start + 300 :])
         assert frames_or_none(path) in (None, 10)
 
 
-# Of 60 random places (40 frames of 96x64) 400 zeroed bytes were refused in 57 for H.264 in mp4, 56 in mkv, 60 for GIF,
-# 37 for VP8 and VP9 in WebM (their decoders notice nothing); 16 zeroed bytes in 31, 31, 5, 2 and 5.
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "ts"])
+# Refused of 180 random places in 40 frames of 96x64, 16 / 400 / 3000 zeroed bytes: H.264 in mp4 96 / 169 / 180, in mkv
+# 99 / 159 / 180; MPEG-4 in mov 173 / 180 / 180; VP9 in webm 13 / 101 / 180, VP8 6 / 106 / 180; GIF 16 / 179 / 180. The
+# others had all their frames, some with wrong pixels.
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("ts", "mp4-fragments")])
 def test_zeroed_bytes_never_give_fewer_frames(made: dict[str, Path], tmp_path: Path, name: str) -> None:
     whole = made[name].read_bytes()
     rng = np.random.default_rng(7)
     path = tmp_path / made[name].name
+    # the middle: where the pictures are; a few zeros in an mp4's tables can rewrite which frames an edit list shows
+    first, last = len(whole) // 4, len(whole) * 3 // 4
     refused = []
     for length in (16, 300, 2000):
-        for start in rng.integers(8, max(9, len(whole) - length), 15):
+        # an AVI opens with kilobytes of padding that is zero already
+        places = [start for start in rng.integers(first, last - length, 200) if any(whole[start : start + length])]
+        for start in places[:15]:
             hurt = bytearray(whole)
-            hurt[start : start + length] = bytes(len(hurt[start : start + length]))
+            hurt[start : start + length] = bytes(length)
             path.write_bytes(hurt)
             count = frames_or_none(path)
             assert count in (None, COUNT), (name, length, start)
             refused.append(count is None)
     # codecs without checks cannot notice damage inside one picture, but lost pictures must be noticed
     assert np.mean(refused[30:]) >= 0.8
+    if name.startswith(("m", "avi", "gif")):
+        assert np.mean(refused[15:30]) >= 0.7
+
+
+def test_damaged_jpegs_are_noticed(made: dict[str, Path], tmp_path: Path) -> None:
+    whole = made["avi-mjpeg"].read_bytes()
+    path = tmp_path / "a.avi"
+    found = []
+    for start in np.random.default_rng(2).integers(10_000, len(whole) - 2000, 60):
+        path.write_bytes(whole[:start] + bytes(400) + whole[start + 400 :])
+        found.append(frames_or_none(path))
+    assert found.count(None) >= 50  # measured 60 of 60; FFmpeg without "explode" lets nearly half of them pass
+
+
+def test_a_lost_block_or_fragment_is_noticed(made: dict[str, Path], tmp_path: Path) -> None:
+    whole = made["mkv"].read_bytes()
+    with av.open(str(made["mkv"])) as container:
+        payload = next(bytes(packet) for i, packet in enumerate(container.demux(video=0)) if i == 20)
+    track = whole.index(payload[:40]) - 4  # before it lie the block's track, two bytes of time, flags
+    assert whole[track] == 0x81
+    (tmp_path / "a.mkv").write_bytes(whole[:track] + b"\0" + whole[track + 1 :])
+    whole = made["mp4-fragments"].read_bytes()
+    (tmp_path / "a.mp4").write_bytes(whole[: whole.rindex(b"mdat") - 4])
+    run = whole.index(b"trun") + 8  # past its flags
+    assert int.from_bytes(whole[run : run + 4], "big") == 12
+    (tmp_path / "b.mp4").write_bytes(whole[:run] + bytes(4) + whole[run + 4 :])
+    whole = made["ts"].read_bytes()
+    (tmp_path / "a.ts").write_bytes(whole[: 188 * 60] + whole[188 * 61 :])
+    for name in ("a.mkv", "a.mp4", "b.mp4", "a.ts"):
+        assert frames_or_none(tmp_path / name) is None, name
+
+
+def test_a_declared_duration_is_held_to(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a", Recipe("flv", "flv", {}), numbered(40))
+    whole = path.read_bytes()
+    assert frames_or_none(path) == 40
+    with av.open(str(path)) as container:
+        seam = next(packet.pos for i, packet in enumerate(container.demux(video=0)) if i == 20)
+    path.write_bytes(whole[:seam])
+    with pytest.raises(VideoError, match=r"cut off: it declares 1.60 s and holds 0.76 s"):
+        read_clip(path, [])
+
+
+def test_a_size_that_changes_midway_is_refused(tmp_path: Path) -> None:
+    parts = [encode(tmp_path / str(width), RECIPES["ts"], numbered(6, 32, width)) for width in (96, 128)]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(VideoError, match="size changes"):
+        read_clip(path, [])
+
+
+def test_frames_cut_away_by_an_edit_list_do_not_count(made: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "trimmed.mp4"
+    with av.open(str(made["mp4"])) as source, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = round(0.2 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                out.mux(packet)
+    clip = read_clip(path, ["all"])
+    assert numbers(clip.frames["all"].pixels) == list(range(5, COUNT))
+    assert probe(path).frames == COUNT
+    assert len(opencv(path)) == COUNT - 5
+
+
+def test_an_unknown_codec_is_named(made: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    whole = made["mp4"].read_bytes()
+    assert whole.count(b"avc1") >= 2  # brand and sample entry
+    path.write_bytes(whole.replace(b"avc1", b"zzz1"))
+    for read in (lambda p: read_clip(p, []), probe):
+        with pytest.raises(VideoError, match="codec"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_changed_bytes_raise_nothing_else(made: dict[str, Path], tmp_path: Path, name: str) -> None:
+    whole = np.frombuffer(made[name].read_bytes(), np.uint8)
+    rng = np.random.default_rng(11)
+    path = tmp_path / made[name].name
+    counts = []
+    for turn in range(40):
+        hurt = whole.copy()
+        hurt[rng.integers(0, 1200 if turn % 2 else len(hurt), 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(hurt.tobytes())
+        counts.append(frames_or_none(path))
+        with contextlib.suppress(VideoError):
+            probe(path)
+    assert None in counts
 
 
 def test_a_gap_in_the_middle_is_named(made: dict[str, Path], tmp_path: Path) -> None:
@@ -487,5 +588,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert done.returncode == 41
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert (tmp_path / "a.mp4").read_bytes() == b"the older film"
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_mp4(tmp_path / "folder.mp4", np.zeros((1, 8, 8, 3), np.uint8), 8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "folder.mp4"]
     with pytest.raises(FileNotFoundError):
         write_mp4(tmp_path / "no folder" / "a.mp4", np.zeros((1, 8, 8, 3), np.uint8), 8)
