@@ -14,14 +14,17 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from ffbench.containers import damage, repeats
+from ffbench.containers import damage, repeats, track_seconds
 
 CRF = 12
 """Constant rate factor of libx264: visually lossless, so that measuring sees the method and not the encoder."""
 _BT601 = 6
 """FFmpeg's number of SMPTE 170M: what swscale, OpenCV and the peers' readers assume."""
+_VP8 = ("vp8", "libvpx")
 _SHORT = 0.5
 """Seconds by which the last frame may miss the declared duration before the file counts as cut off."""
+_CONTAINERS = "mov,matroska,avi,gif,mpegts,flv"
+"""Demuxers that FFmpeg may try. Others read a photograph or plain text as a film, or open the files a script names."""
 
 
 class VideoError(Exception):
@@ -225,10 +228,14 @@ def _opened(path: Path) -> Any:
         raise FileNotFoundError(path)
     if path.stat().st_size == 0:
         raise VideoError("the file is empty (0 bytes)")
+    # with a level set, decoding threads log through Python: they wait for its lock, whose holder waits for them
+    av.logging.set_level(None)
     try:
-        return av.open(str(path), metadata_errors="ignore")
+        return av.open(f"file:{path}", metadata_errors="ignore", options={"format_whitelist": _CONTAINERS})
     except (av.error.FFmpegError, ValueError) as error:
-        raise VideoError(f"this is no video that FFmpeg can open ({_words(error)})") from error
+        raise VideoError(
+            f"this is no video: MP4, MOV, MKV, WebM, AVI, GIF, MPEG-TS or FLV ({_words(error)})"
+        ) from error
 
 
 def _stream(container: Any) -> Any:
@@ -255,6 +262,8 @@ def _frame_times(path: Path, container: Any) -> NDArray[np.float64]:
                 raise VideoError(f"packet {packets - 1} is corrupt")
             if packet.is_discard:
                 continue  # cut away by an edit list
+            if stream.codec_context.name in _VP8 and not bytes(packet)[0] & 0x10:
+                continue  # decoded, not shown: an alternate reference
             stamp = packet.pts if packet.pts is not None else packet.dts
             base = float(packet.time_base or stream.time_base)
             stamps.append(stamp * base if stamp is not None else len(stamps) / float(stream.average_rate or 25))
@@ -264,7 +273,10 @@ def _frame_times(path: Path, container: Any) -> NDArray[np.float64]:
     if not stamps:
         raise VideoError("the video stream holds no frame")
     if packets < stream.frames and packets + repeats(path) < stream.frames:
-        raise VideoError(f"the file is cut off: it declares {stream.frames} frames and holds {packets}")
+        # an edit list trims an MP4 and FFmpeg's index of it, and then the track's header says the shorter length
+        seconds = track_seconds(path, stream.id)
+        if not seconds or len(stream.index_entries) != packets or abs(seconds - end) > end / packets:
+            raise VideoError(f"the file is cut off: it declares {stream.frames} frames and holds {packets}")
     # where sound runs on, the declared duration says nothing of the pictures
     if not stream.frames and container.duration and len(container.streams) == 1:
         declared = container.duration / av.time_base + min(stamps)

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -207,6 +208,46 @@ def test_sound_may_run_on_after_the_pictures(tmp_path: Path) -> None:
         assert probe(path).duration > 3.5
 
 
+@pytest.mark.parametrize("bframes", ["0", "3"])
+def test_a_trimmed_video_shows_what_its_edit_list_leaves(tmp_path: Path, bframes: str) -> None:
+    recipe = RECIPES["mp4"]._replace(options={"g": "12", "bf": bframes, "threads": "1"})
+    path = encode(tmp_path / "a", recipe, numbered(COUNT))
+    whole = path.read_bytes()
+    place, head = whole.index(b"elst") + 12, whole.index(b"tkhd") + 24
+    duration, start, rate = struct.unpack(">IiI", whole[place : place + 12])
+    assert duration == COUNT * 40 == int.from_bytes(whole[head : head + 4], "big")
+    for first, count in ((0, 12), (0, 30), (12, 18), (15, 10), (17, COUNT - 17)):
+        trimmed = bytearray(whole)
+        trimmed[place : place + 12] = struct.pack(">IiI", count * 40, start + first * 512, rate)  # 512 ticks a frame
+        path.write_bytes(trimmed)
+        if count + first % 12 < COUNT - 12:  # an edit list that its track's header does not know is damage
+            assert frames_or_none(path) is None
+        trimmed[head : head + 4] = struct.pack(">I", count * 40)
+        path.write_bytes(trimmed)
+        clip = read_clip(path, ["all"])
+        assert numbers(clip.frames["all"].pixels) == list(range(first, first + count))
+        assert np.array_equal(clip.frames["all"].pixels, opencv(path))
+
+
+def test_a_vp8_reference_that_is_never_shown_is_no_frame(made: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "a.webm"
+    hidden = (7, 20)
+    with av.open(str(made["webm-vp8"])) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            content = bytearray(bytes(packet))
+            if number in hidden:
+                content[0] &= ~0x10  # RFC 6386, 9.1: show_frame
+            changed = av.Packet(bytes(content))
+            changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+            changed.is_keyframe, changed.stream = packet.is_keyframe, stream
+            target.mux(changed)
+    clip = read_clip(path, ["all"])
+    assert numbers(clip.frames["all"].pixels) == [i for i in range(COUNT) if i not in hidden]
+    assert clip.frames["all"].time == pytest.approx(np.delete(np.arange(COUNT) / 25, hidden), abs=0.001)
+    assert np.array_equal(clip.frames["all"].pixels, opencv(path))
+
+
 def test_metadata_that_is_no_utf8_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "latin.mp4"
     with av.open(str(path), "w") as container:
@@ -272,11 +313,76 @@ def test_no_file_and_no_video(tmp_path: Path) -> None:
             assert str(tmp_path) not in str(caught.value)
 
 
+def test_scripts_and_pictures_are_no_films(made: dict[str, Path], tmp_path: Path) -> None:
+    video = tmp_path / "inner.ts"
+    video.write_bytes(made["ts"].read_bytes())
+    image = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    photo = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.6,\ninner.ts\n#EXT-X-ENDLIST\n"
+    cases = {
+        "script.mp4": b"ffconcat version 1.0\nfile inner.ts\n",
+        "list.m3u8": playlist,
+        "list.mp4": playlist,
+        "picture.png": image,
+        "picture.mp4": image,
+        "photo.mp4": photo,
+        "letter.txt": b"hello\n" * 200,
+    }
+    opened = 0
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with contextlib.suppress(av.error.FFmpegError), av.open(str(tmp_path / name)) as container:
+            opened += next(container.decode(video=0)) is not None  # what FFmpeg does when nobody forbids it
+        for read in (lambda path: read_clip(path, []), probe):
+            with pytest.raises(VideoError, match="no video"):
+                read(tmp_path / name)
+    assert opened >= 5
+
+
+def test_a_name_with_a_colon_is_a_file(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("concat:a|b.mp4")
+    path.write_bytes(made["mp4"].read_bytes())
+    assert (read_clip(path, []).num_frames, probe(path).frames) == (COUNT, COUNT)
+
+
+_NOISY = """
+import logging, sys
+from pathlib import Path
+import av
+import numpy as np
+from ffbench.video import VideoError, read_clip
+av.logging.set_level(av.logging.ERROR)  # as torchvision.io does when it is imported
+logging.disable()
+whole, path = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
+rng = np.random.default_rng(2)
+refused = 0
+for start in rng.integers(1000, len(whole) - 1500, 80):
+    path.write_bytes(whole[:start] + bytes(200) + whole[start + 200 :])
+    try:
+        read_clip(path, [])
+    except VideoError:
+        refused += 1
+sys.exit(0 if refused > 40 else 1)
+"""
+
+
+def test_damage_does_not_hang_when_somebody_turned_on_logging(made: dict[str, Path], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NOISY, str(made["mp4"]), str(tmp_path / "a.mp4")],
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    for name, codec in (("a.mp4", "aac"), ("a.mkv", "libmp3lame"), ("a.wav", "pcm_s16le")):
+    sounds = (("a.mp4", "aac", "stream"), ("a.mkv", "libmp3lame", "stream"), ("a.wav", "pcm_s16le", "MP4"))
+    for name, codec, words in sounds:
         path = add_sound(tmp_path / name, 0.5, codec)
         for read in (lambda p: read_clip(p, []), probe):
-            with pytest.raises(VideoError, match="no video stream"):
+            with pytest.raises(VideoError, match=f"no video.*{words}"):
                 read(path)
 
 
@@ -314,6 +420,22 @@ def test_a_cut_streamed_file_goes_unseen_at_a_seam_alone(made: dict[str, Path], 
             found.append(frames_or_none(path))
         assert sum(count is not None for count in found) <= most
         assert found.count(None) > 100
+
+
+def test_a_trimmed_video_cut_anywhere_never_gives_fewer_frames(made: dict[str, Path], tmp_path: Path) -> None:
+    whole = bytearray(made["mp4-moov-first"].read_bytes())
+    place, head = whole.index(b"elst") + 12, whole.index(b"tkhd") + 24
+    start = int.from_bytes(whole[place + 4 : place + 8], "big") + 13 * 512
+    whole[place : place + 8] = struct.pack(">II", 26 * 40, start)
+    whole[head : head + 4] = struct.pack(">I", 26 * 40)
+    path = tmp_path / "a.mp4"
+    with av.open(str(made["mp4-moov-first"])) as container:
+        seams = [packet.pos for packet in container.demux(video=0) if packet.size][1:]
+    # at a seam no broken packet tells of the cut, and the last frames shown are not the last stored
+    for cut in [*seams, *range(len(whole) // 2, len(whole), 17), len(whole)]:
+        path.write_bytes(whole[:cut])
+        assert frames_or_none(path) in (None, 26), cut
+    assert frames_or_none(path) == 26
 
 
 def test_an_avi_with_dropped_frames_is_whole(tmp_path: Path) -> None:
