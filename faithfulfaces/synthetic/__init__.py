@@ -1,0 +1,1 @@
+"""Rendered people: parametric heads with exact pose, landmarks and identity (`docs/mini.md`)."""
