@@ -186,7 +186,8 @@ def render(made: Plan) -> str:
     parts = ["frozen", "trainable", "gradients", "optimizer", "gathered", "activations", "total"]
     lines += ["", "GiB a GPU" + "".join(f"{p:>12}" for p in parts) + "  (activations: estimate)"]
     lines += [f"{m.gpus:>9}" + "".join(f"{getattr(m, p):>12.2f}" for p in parts) for m in made.memory]
-    lines += ["", "micro-batches a step: " + "; ".join(f"{g} GPUs: {n}" for g, n in made.accumulation.items())]
+    lines += ["", "micro-batches a step"]
+    lines += [f"{g:>9} GPUs: {n}" for g, n in made.accumulation.items()]
     if made.operations_per_step:
         lines += ["", f"hours, an ESTIMATE at {ASSUMED_UTILISATION:.0%} of the peak, without data and VAE"]
         lines += [

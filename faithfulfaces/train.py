@@ -13,7 +13,7 @@ from faithfulfaces.data import Clips
 from ffbench.errors import UserError
 
 Report = Callable[[int, Mapping[str, float]], None]
-CONFIG = "config.json"
+CONFIG, MODEL = "config.json", "model"
 
 
 def run(config: Train, out: Path, *, resume: bool = False, report: Report | None = None) -> None:
@@ -21,7 +21,7 @@ def run(config: Train, out: Path, *, resume: bool = False, report: Report | None
 
     Args:
         config: the recipe's.
-        out: folder of the run: config.json, log.jsonl, checkpoints.
+        out: folder of the run: config.json, log.jsonl, checkpoints, and at the end model.
         resume: go on from the newest checkpoint; without one, start.
         report: called with what is logged, on the first process.
 
@@ -29,6 +29,7 @@ def run(config: Train, out: Path, *, resume: bool = False, report: Report | None
         UserError: when the folder holds a run already, or the recipe does not fit data or machine.
     """
     from faithfulfaces import parallel
+    from faithfulfaces.release import release
     from faithfulfaces.trainer import Trainer
 
     if not resume and (out / CONFIG).exists():
@@ -43,6 +44,7 @@ def run(config: Train, out: Path, *, resume: bool = False, report: Report | None
             out.mkdir(parents=True, exist_ok=True)
             (out / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", "utf-8")
         trainer.train(report=report)
+        release(trainer.learner, out / MODEL, world)
     finally:
         parallel.stop(world)
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from faithfulfaces import checkpoint, recipes
 from faithfulfaces.config import Train
 from faithfulfaces.log import TrainingLog, read_log
+from faithfulfaces.model import load_model
 from faithfulfaces.parallel import World
 from faithfulfaces.train import run
 from ffbench.errors import UserError
@@ -90,6 +91,8 @@ def test_two_ranks_are_killed_resume_and_refuse_one(ranks: ModuleType, tmp_path:
         assert resumed.returncode == 0, resumed.stderr
     assert_same(stored(tmp_path / "killed", 6), stored(tmp_path / "whole", 6))
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    models = [load_file(tmp_path / folder / "model/model.safetensors") for folder in ("killed", "whole")]
+    assert_same(*models)
 
 
 def test_only_what_learns_is_stored(ranks: ModuleType, tmp_path: Path) -> None:
@@ -100,6 +103,21 @@ def test_only_what_learns_is_stored(ranks: ModuleType, tmp_path: Path) -> None:
     assert "noise.0" in names
     moments = {f"optimizer.{name}.{key}" for name in model for key in ("step", "exp_avg", "exp_avg_sq")}
     assert names == moments | {f"model.{name}" for name in model} | {"noise.0"}
+
+
+def test_a_finished_run_leaves_the_model_that_the_pipeline_reads(ranks: ModuleType, tmp_path: Path) -> None:
+    config = dataclasses.replace(ranks.six_steps(), steps=2)
+    run(config, tmp_path)
+    about, parts = load_model(tmp_path / "model")
+    assert (about.aligner, about.injection) == (config.aligner, config.injection)
+    last = {name.partition(":model.")[2]: t for name, t in stored(tmp_path, 2).items() if ":model." in name}
+    for part, module in (("aligner", parts.aligner), ("prior", parts.prior)):
+        for name, parameter in module.named_parameters():
+            assert torch.equal(parameter, last[f"{part}.{name}"]), name
+    assert parts.lora is not None
+    for name, tensor in parts.lora.tensors.items():
+        trained = last[f"transformer.{name.replace('.weight', '.default.weight')}"]
+        assert torch.equal(tensor.float(), trained), name
 
 
 def aligner_only() -> Train:

@@ -1,0 +1,53 @@
+"""From a run to a model: what was trained, gathered from all processes, in the files that the pipeline reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from faithfulfaces import lora
+from faithfulfaces.aligner import PoseSharedIdentityAligner
+from faithfulfaces.learner import Learner
+from faithfulfaces.lora import LoraWeights
+from faithfulfaces.model import ModelConfig, Parts, save_model
+from faithfulfaces.parallel import World, barrier
+from faithfulfaces.prior import Prior
+
+
+def release(learner: Learner, folder: Path, world: World) -> None:
+    """Write the trained parts as `FaithfulFacesPipeline.from_pretrained` reads them; every process must call.
+
+    A run without a base has no prior to inject S with, and writes nothing.
+    """
+    if learner.transformer is None or learner.prior is None:
+        return
+    config = learner.config
+    adapters = lora.state(learner.transformer)
+    # gathering is collective: all processes go through all tensors in one order
+    tensors = {name: _whole(tensor) for name, tensor in adapters.tensors.items()}
+    aligner, prior = _whole_state(learner.aligner), _whole_state(learner.prior)
+    if world.first:
+        width = len(prior["projection.weight"]) // (6 if config.injection == "modulation" else 1)
+        parts = Parts(
+            _filled(PoseSharedIdentityAligner(config.aligner), aligner),
+            _filled(Prior(config.aligner.dim, width, config.injection), prior),
+            LoraWeights(tensors, adapters.alpha),
+        )
+        about = ModelConfig(aligner=config.aligner, injection=config.injection, base=config.base.folder)
+        save_model(folder, about, parts)
+    barrier(world)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.detach().cpu()
+
+
+def _whole_state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: _whole(parameter) for name, parameter in module.named_parameters()}
+
+
+def _filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    module.load_state_dict(state)
+    return module
