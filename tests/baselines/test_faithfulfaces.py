@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,7 @@ def frames(folders: dict[str, str], suite: Suite, name: str = "faithfulfaces") -
 
 def test_the_card_is_complete_and_its_defaults_are_the_papers() -> None:
     assert card_gaps(card("faithfulfaces")) == []
+    assert set(SAMPLING.values()) == {field.name for field in fields(Sampling)}, "no option without a setting"
     own = card("faithfulfaces").settings
     assert Sampling(**{field: own[name] for name, field in SAMPLING.items()}) == Sampling()
     assert (own["width"], own["height"], own["num_frames"], own["fps"], own["steps"]) == (832, 480, 81, 16.0, 50)

@@ -13,7 +13,8 @@ from PIL import Image
 from faithfulfaces.config import WEIGHTLESS_FACES, Faces
 from faithfulfaces.faces import LADDERS, FaceReader, as_rgb, open_faces, resized
 from ffbench.errors import UserError
-from ffbench.extract.detect import Mtcnn
+from ffbench.extract.detect import Detections, Detector, Mtcnn
+from ffbench.extract.pose import FivePoint
 from tests.faithfulfaces import tiny_vace
 
 
@@ -37,12 +38,23 @@ def test_a_face_is_found_cropped_by_half_more_and_posed(reader: FaceReader) -> N
     assert face.euler[1] == pytest.approx(-mirrored.euler[1], abs=6)
 
 
-def test_the_largest_face_counts(reader: FaceReader) -> None:
+class Reversed:
+    """MTCNN names the largest face first; here it comes last."""
+
+    id = "reversed"
+
+    def detect(self, image: np.ndarray, rung: str) -> Detections:
+        return Detections(*(field[::-1] for field in Mtcnn().detect(image, rung)))
+
+
+@pytest.mark.parametrize("detector", [Mtcnn(), Reversed()])
+def test_the_largest_face_counts_wherever_the_detector_puts_it(detector: Detector) -> None:
     large = tiny_vace.portrait()
     both = Image.new("RGB", (400, 250))
     both.paste(large.resize((110, 125)), (0, 0))
     both.paste(large, (180, 0))
-    assert reader.read(np.asarray(both)).box[0] > 180
+    assert len(detector.detect(np.asarray(both), "full").scores) == 2
+    assert FaceReader(detector, LADDERS["mtcnn"], FivePoint()).read(np.asarray(both)).box[0] > 180
 
 
 def test_a_crop_ends_at_the_photographs_edge(reader: FaceReader) -> None:
