@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from faithfulfaces import checkpoint, parallel
-from faithfulfaces.config import Optim, Train
+from faithfulfaces.config import Data, Optim, Train
 from faithfulfaces.data import Clips, Loader, Pairs, PairSampler, Videos, VideoSampler, accumulation
+from faithfulfaces.flops import utilisation, video_work
 from faithfulfaces.learner import Learner, build, pair_loss
 from faithfulfaces.log import TrainingLog
 from faithfulfaces.parallel import World
@@ -56,8 +57,11 @@ class Trainer:
         self.videos: Loader[Videos] | None = None
         if config.base:
             videos = VideoSampler(clips, data.video_batch, config.seed, data.text_tokens)
+            _check_size(data, clips)
             self.videos = Loader(videos, world.rank, world.size, data.workers, data.ahead)
         self.learner: Learner = build(config, world)
+        # counted once: the transformer's shapes do not change
+        self.work = video_work(self.learner.transformer, data).model if self.learner.transformer is not None else 0.0
         self.trainable = [p for p in self.learner.parameters() if p.requires_grad]
         optim = config.optim
         self.optimizer = torch.optim.AdamW(
@@ -149,20 +153,23 @@ class Trainer:
             torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
         self.used_C.zero_()
         values = {name: float(value) for name, value in terms.items()}
-        return (
-            values
-            | {
-                "loss": values["loss_pia"] + values.get("loss_fm", 0.0),
-                "temperature": 1 / float(self.learner.temperature()),
-                "dictionary_usage": float(used.mean()),
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "memory_gib": _peak_gib(self.world.device),
-                "data_wait_share": self.waited / seconds,
-                "seconds_per_step": seconds / steps,
-                "pairs_per_second": self.config.data.pair_batch * steps / seconds,
-            }
-            | ({"videos_per_second": self.config.data.video_batch * steps / seconds} if self.videos else {})
-        )
+        values |= {
+            "loss": values["loss_pia"] + values.get("loss_fm", 0.0),
+            "temperature": 1 / float(self.learner.temperature()),
+            "dictionary_usage": float(used.mean()),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "memory_gib": _peak_gib(self.world.device),
+            "data_wait_share": self.waited / seconds,
+            "seconds_per_step": seconds / steps,
+            "pairs_per_second": self.config.data.pair_batch * steps / seconds,
+        }
+        if self.videos is not None:
+            rate = self.config.data.video_batch * steps / seconds
+            values["videos_per_second"] = rate
+            device = torch.cuda.get_device_name(self.world.device) if self.world.device.type == "cuda" else "cpu"
+            share = utilisation(self.work * rate / self.world.size, device)
+            values |= {} if share is None else {"flops_utilisation": share}
+        return values
 
     def _loaders(self) -> dict[str, Loader[Pairs] | Loader[Videos]]:
         return {"pairs": self.pairs} | ({"videos": self.videos} if self.videos is not None else {})
@@ -201,3 +208,13 @@ def _peak_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     # Linux counts in KiB, macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _check_size(data: Data, clips: Clips) -> None:
+    wanted = ((data.num_frames + 3) // 4, data.height // 8, data.width // 8)
+    if clips.blank is not None and tuple(clips.blank.shape[1:]) != wanted:
+        raise UserError(
+            f"cached latents are {tuple(clips.blank.shape[1:])} (frames, height, width), the recipe's "
+            f"{data.width}x{data.height}x{data.num_frames} makes {wanted}",
+            "encode the videos at the recipe's size, or set Data.width, Data.height and Data.num_frames",
+        )

@@ -209,6 +209,12 @@ def test_a_base_whose_files_do_not_fit_is_refused(tmp_path: Path) -> None:
         base_folder(Base(folder=str(tmp_path / "nothing")))
 
 
+def test_latents_of_another_size_are_refused_with_both(tmp_path: Path) -> None:
+    config = recipes.debug()
+    with pytest.raises(UserError, match=r"cached latents are \(2, 2, 2\).*32x16x5 makes \(2, 2, 4\)"):
+        Trainer(change(config, "data", width=32), made_up_clips(config), ALONE, tmp_path)
+
+
 def test_a_pipeline_folder_is_a_base_too(tmp_path: Path) -> None:
     WanVACETransformer3DModel(**recipes.TINY_ARCH).save_pretrained(tmp_path / "transformer")
     assert base_folder(Base(folder=str(tmp_path))) == tmp_path / "transformer"
