@@ -132,7 +132,8 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
     """Cut parameters over all processes, block by block, then what is left at the root. One process: nothing.
 
     The root, too, gives its whole tensors back after each forward: a forward without backward (the log, a prior without
-    gradient) would otherwise leave them there, and the next step would compute with them as they were before the update.
+    gradient) would otherwise leave them there, and the next step would compute with them as they were before the
+    update.
     """
     if world.mesh is None:
         return
