@@ -1,8 +1,8 @@
 """The head as a signed distance field: smoothly joined ellipsoids, a relief of bumps, lids, hair and glasses.
 
 Axes of the head: x to the image's right when it looks at the viewer, y up, z out of the face; the eyes lie near y = 0,
-the crown at 1, the chin at -1. The face is symmetric, so x is folded once. All quadratic forms of a point are one matrix
-product with its ten monomials. Shapes: N frames, R points, E ellipsoids, G Gaussian bumps.
+the crown at 1, the chin at -1. The face is symmetric, so x is folded once. All quadratic forms of a point are one
+matrix product with its ten monomials. Shapes: N frames, R points, E ellipsoids, G Gaussian bumps.
 
 Ellipsoids: the usual bound k0 (k0 - 1) / k1, k0 = |p / r|, k1 = |p / r^2|. Joins: the quadratic smooth minimum.
 """
@@ -130,7 +130,7 @@ class Head:
         # what nobody in the batch has is not computed
         self._gaping = bool((self.e["jaw"] > 0).any())
         self._wearing = bool((p["glasses"] > 0).any())
-        self._tufted = [i for i, name in ((12, "curtain"), (13, "afro"), (15, "quiff")) if (p[f"has_{name}"] > 0).any()]
+        self._tufted = [i for i, name in ((11, "curtain"), (12, "afro"), (14, "quiff")) if (p[f"has_{name}"] > 0).any()]
         self._haired = bool((p["hair_cap"] > 0).any())
         self.eye = self._eye()
         self.mouth_y = -0.60 + p["mouth_height"] - 0.25 * p["nose_length"].clamp(min=0)
@@ -150,7 +150,7 @@ class Head:
         skull = (1 - (x / (0.70 * p["head_width"])) ** 2 - ((y - 0.28) / (0.74 * p["head_height"])) ** 2).clamp(min=0)
         face = (1 - (x / (0.56 * p["face_width"])) ** 2 - ((y + 0.22) / 0.68) ** 2).clamp(min=0)
         back = -0.12 + 0.86 * p["head_depth"] * skull.sqrt()
-        return torch.maximum(back, 0.20 + 0.54 * p["face_depth"] * face.sqrt())
+        return torch.maximum(back, 0.22 + 0.54 * p["face_depth"] * face.sqrt())
 
     def _eye(self) -> dict[str, Tensor]:
         p = self.p
@@ -176,10 +176,10 @@ class Head:
         nw, ts, ear = p["nostril_width"], p["tip_size"], p["ear_size"]
         rows: list[tuple[Tensor | float, ...]] = [
             (0, 0.28, -0.12, 0.70 * hw, 0.74 * p["head_height"], 0.86 * p["head_depth"], 0, 0, 0),
-            (0, -0.22, 0.20, 0.56 * fw, 0.68, 0.54 * p["face_depth"], 0, 0, 0),
-            (0, jaw_y, 0.20, 0.44 * p["jaw_width"], 0.33, 0.42, 0, 0, 0),
+            (0, -0.22, 0.22, 0.56 * fw, 0.68, 0.54 * p["face_depth"], 0, 0, 0),
+            (0, jaw_y, 0.25, 0.44 * p["jaw_width"], 0.33, 0.42, 0, 0, 0),
             (0.34 * p["jaw_width"], jaw_y + 0.07, 0.10, 0.10 + 0.10 * p["jaw_corner"], 0.20, 0.24, 0, 0, 0),
-            (0, -0.87 * p["jaw_length"], 0.44 + p["chin_out"], 0.17 * p["chin_width"], 0.14 * p["chin_height"], 0.15,
+            (0, -0.87 * p["jaw_length"], 0.51 + p["chin_out"], 0.17 * p["chin_width"], 0.14 * p["chin_height"], 0.15,
              0, 0, 0),
             (0, (self.nose_y + bridge_y0) / 2, bridge_z0 + dz / 2, 0.062 * p["bridge_width"],
              0.62 * (dy**2 + dz**2).sqrt(), 0.085, torch.atan2(-dz, -dy), 0, 0),
@@ -187,22 +187,22 @@ class Head:
             (0.092 * nw, self.nose_y - 0.03, self.nose_z + 0.045, 0.058 * p["nostril_size"],
              0.058 * p["nostril_size"], 0.085, 0, 0, 0),
             (0.69 * hw, -0.09 + p["ear_height"], -0.10, 0.055, 0.19 * ear, 0.115 * ear, 0.15, -p["ear_flare"], 0.06),
-            (0, self.mouth_y + 0.005, mouth_z - 0.12, 0.78 * p["mouth_width"], 0.075, 0.11, 0, 0, 0),
-            (0, self.mouth_y, mouth_z - 0.02, 0.80 * p["mouth_width"], 0.5, 0.22, 0, 0, 0),
+            (0, self.mouth_y, mouth_z - 0.02, 0.95 * p["mouth_width"], 0.5, 0.24, 0, 0, 0),
             (0, 0.28, -0.12, 0.70 * hw + cap, 0.74 * p["head_height"] + cap * 1.25, 0.86 * p["head_depth"] + cap,
              0, 0, 0),
-            (0, 0.5 * end + gone["curtain"], -0.20, 0.76 * hw + 0.10 * p["hair_volume"], 0.45 - 0.62 * end, 0.70,
+            (0, 0.5 * end + gone["curtain"], -0.26, 0.74 * hw + 0.10 * p["hair_volume"], 0.45 - 0.62 * end, 0.64,
              0, 0, 0),
             (0, 0.42 + gone["afro"], -0.20, 0.90 + 0.22 * p["hair_volume"], 0.86 + 0.2 * p["hair_volume"],
              0.95 + 0.1 * p["hair_volume"], 0, 0, 0),
-            (0, 0.98 + 0.1 * p["hair_volume"] + gone["bun"], -0.45, 0.22 + 0.12 * p["hair_volume"], 0.22, 0.25, 0, 0, 0),
+            (0, 0.98 + 0.1 * p["hair_volume"] + gone["bun"], -0.45, 0.22 + 0.12 * p["hair_volume"], 0.22, 0.25,
+             0, 0, 0),
             (0, 0.92 + gone["quiff"], 0.30, 0.50, 0.19 + 0.13 * p["hair_volume"], 0.36, -0.35, 0, 0),
         ]  # fmt: skip
         table = _table(rows, hw)
         return table[..., :3], table[..., 3:6], table[..., 6:9]
 
     def _bumps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centres, radii, turns [N,G,3] and amplitudes [N,1,G] of the relief; the last `NUM_BUMPS` are the identity's."""
+        """Centres, radii, turns [N,G,3] and amplitudes [N,1,G] of the relief; the identity's come last."""
         p, e, m, mw = self.p, self.eye, self.mouth_y, self.p["mouth_width"]
         smile, age = self.e["smile"], p["age"]
         grin = smile.clamp(min=0)
@@ -226,19 +226,20 @@ class Head:
             (1.10 * mw, m, mz - 0.05, 0.035, 0.05, far, 0, 0, 0, -0.018 - 0.015 * grin),
             (0, m - ll - 0.075, mz, 0.17, 0.045, far, 0, 0, 0, -0.034),
             (0, m + lu + 0.055, mz, 0.026, 0.07, far, 0, 0, 0, -0.024 * p["philtrum"]),
-            (0.20 + 0.4 * (mw - 0.2), -0.50 + 0.5 * p["mouth_height"], 0.58, 0.022, 0.15, far, 0, 0, 0.42,
-             -0.006 - 0.030 * age - 0.022 * grin),
+            (0.20 + 0.4 * (mw - 0.2), -0.50 + 0.5 * p["mouth_height"], 0.58, 0.034, 0.13, far, 0, 0, 0.42,
+             -0.004 - 0.016 * age - 0.014 * grin),
             (0.33, -0.33, 0.55, 0.14, 0.11, far, 0, 0, 0, 0.045 * grin),
             (0, -0.84, 0.52, 0.36, 0.26, 0.34, 0, 0, 0, 0.085 * p["beard_length"] * p["beard_chin"]),
             (0.30, -0.62, 0.40, 0.22, 0.25, 0.34, 0, 0, 0, 0.045 * p["beard_length"] * p["beard_cheek"]),
             (0.06, m + lu + 0.06, mz, 0.15, 0.045, far, 0, 0, 0, 0.020 * p["beard_lip"] * p["beard_length"]),
-            (0.76 * p["head_width"], -0.07 + p["ear_height"], -0.06, 0.10, 0.09 * p["ear_size"], 0.055, 0, 0, 0, -0.035),
+            (0.76 * p["head_width"], -0.07 + p["ear_height"], -0.06, 0.10, 0.09 * p["ear_size"], 0.055, 0, 0, 0,
+             -0.035),
             (0, 0.5 * (e["y"] + self.nose_y) + 0.04, self.nose_z + 0.1, 0.05, 0.075, far, 0, 0, 0, p["nose_hump"]),
             (0.042 * p["nostril_width"], self.nose_y - 0.085, self.tip_z - 0.10, 0.030, 0.030, 0.07, 0, 0, 0.4, -0.05),
-            (0.075, p["brow_height"] + 0.01 + e["y"], e["z"] + 0.2, 0.016, 0.07, far, 0, 0, 0,
-             -0.018 * (-self.e["brow"]).clamp(min=0) - 0.010 * age),
-            (0, 0.40, 0.72, 0.28, 0.014, far, 0, 0, 0, -0.012 * age - 0.014 * self.e["brow"].clamp(min=0)),
-            (0, 0.50, 0.72, 0.30, 0.014, far, 0, 0, 0, -0.012 * age - 0.010 * self.e["brow"].clamp(min=0)),
+            (0.075, p["brow_height"] + 0.01 + e["y"], e["z"] + 0.2, 0.024, 0.07, far, 0, 0, 0,
+             -0.007 * (-self.e["brow"]).clamp(min=0) - 0.004 * age),
+            (0, 0.40, 0.72, 0.28, 0.020, far, 0, 0, 0, -0.012 * age - 0.014 * self.e["brow"].clamp(min=0)),
+            (0, 0.50, 0.72, 0.30, 0.020, far, 0, 0, 0, -0.012 * age - 0.010 * self.e["brow"].clamp(min=0)),
         ]  # fmt: skip
         table = _table(rows, m)
         count = len(m)
@@ -252,10 +253,17 @@ class Head:
         """Points of the moving face -> the face at rest, folded: the jaw drops, the lips stretch, the corners lift."""
         p, m = self.p, self.mouth_y
         front = torch.sigmoid((z - 0.12) * 12)
-        y = y + torch.minimum((m - y).clamp(min=0), self.gape) * front
+        if self._gaping:
+            gap = self.gap(x)
+            drop = ((m - gap - y) / (2 * self.gape + 1e-4)).clamp(0, 1)
+            # between the lips all is the mouth's line; below, what the gap leaves of the drop is stretched in
+            stretch = torch.minimum((m - y).clamp(min=0), gap)
+            y = y + (stretch + (self.gape - gap) * drop * drop * (3 - 2 * drop)) * front
         near = front * torch.exp(-(((y - m) / 0.22) ** 2))
-        x = (x * x + 1e-5).sqrt()
-        x = x / (1 + (0.16 * self.e["smile"] - 0.34 * self.e["pucker"] - 0.12 * self.e["jaw"]) * near)
+        # |x| with a round bottom, or every bump at the middle would leave a ridge
+        x = x * x * (x * x + 0.0030).rsqrt()
+        around = near * torch.exp(-((x / 0.36) ** 2))
+        x = x / (1 + (0.20 * self.e["smile"] - 0.34 * self.e["pucker"] - 0.12 * self.e["jaw"]) * around)
         lift = p["mouth_curve"] + 0.055 * self.e["smile"]
         return Warped(x, y - near * lift * ((x / p["mouth_width"]) ** 2).clamp(max=1.6), z)
 
@@ -269,10 +277,10 @@ class Head:
         dx, dy = w.x - e["x"], w.y - e["y"]
         u, v = dx * tilt.cos() + dy * tilt.sin(), dy * tilt.cos() - dx * tilt.sin()
         s = (u / e["w"]).clamp(-2, 2)
-        arch = 1 - s * s
+        arch = (1 - s * s).clamp(min=0)
         upper = e["up"] * arch * (1 - p["eye_peak"] * s) - 0.35 * p["lid_droop"] * e["r"] * s.clamp(min=0) * arch
         lower = e["low"] * arch * (1 + 0.3 * p["eye_peak"] * s)
-        return torch.maximum(v - upper, lower - v), u, v
+        return torch.maximum(torch.maximum(v - upper, lower - v), u.abs() - e["w"]), u, v
 
     def distances(self, x: Tensor, y: Tensor, z: Tensor) -> Distances:
         """Distances of head points [N,R] to the parts."""
@@ -280,7 +288,7 @@ class Head:
         m = monomials(*w)
         d = ellipsoids(self._q0, self._q1, m).unbind(1)
         skin = smin(smin(d[0], d[1], 0.22), d[2], 0.14)
-        skin = smin(smin(skin, d[3], 0.16), d[4], 0.13)
+        skin = smin(smin(skin, d[3], 0.16), d[4], 0.18)
         skin = smin(smin(skin, d[5], 0.07), smin(d[6], d[7], 0.05), 0.055)
         skin = smin(skin, d[8], 0.03)
         skin = skin - torch.bmm(self._amplitude, self.bumps(m))[:, 0]
@@ -291,31 +299,42 @@ class Head:
         away = torch.full_like(x, FAR)
         hole, teeth = away, away
         if self._gaping:
-            hole, teeth = torch.maximum(d[10], self._slot(x, y)), d[9]
+            hole = torch.maximum(d[9], self._slot(x, y))
+            teeth = self._teeth(w, y)
             skin = torch.maximum(skin, -hole)
         hair = self._hair(x, y, w, d) if self._haired else away
         glasses = self._glasses(w) if self._wearing else away
         return Distances(skin, hole, teeth, ball - e["r"], hair, glasses)
 
-    def _slot(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance to the parted lips' gap in the face's plane: an ellipse, or nothing when shut."""
-        half = self.gape / 2
+    def gap(self, x: Tensor) -> Tensor:
+        """[N,R] height of the gap between the lips at x, head units."""
         width = self.p["mouth_width"] * (0.86 - 0.25 * self.e["pucker"] + 0.1 * self.e["smile"])
-        s = (x / width) ** 2
-        height = half * (1 - s).clamp(min=-3)
-        return ((y - (self.mouth_y - half)).abs() - height) * 0.7 + (half < 0.004) * FAR
+        return self.gape * (1 - (x / width) ** 2).clamp(min=0)
+
+    def _slot(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance to the parted lips' gap in the face's plane, or nothing when shut."""
+        half = self.gap(x) / 2
+        return ((y - (self.mouth_y - half)).abs() - half) * 0.7 + (half < 0.003) * 0.03 + (self.gape < 0.006) * FAR
+
+    def _teeth(self, w: Warped, y: Tensor) -> Tensor:
+        """Distance to the upper row, which does not move with the jaw."""
+        z = self.front(torch.zeros_like(self.mouth_y), self.mouth_y) - 0.15
+        k = (
+            (w.x / (0.8 * self.p["mouth_width"])) ** 2 + ((y - self.mouth_y) / 0.055) ** 2 + ((w.z - z) / 0.10) ** 2
+        ).sqrt()
+        return (k - 1) * 0.055
 
     def _hair(self, x: Tensor, y: Tensor, w: Warped, d: tuple[Tensor, ...]) -> Tensor:
         p = self.p
-        cap = d[11]
+        cap = d[10]
         for i in self._tufted:
             cap = smin(cap, d[i], 0.10)
-        cap = torch.minimum(cap, d[14])
+        cap = torch.minimum(cap, d[13])
         line = self.hairline(x, w.x)
         behind = p["hair_side"] - w.z
         face = smax(y - line, behind, 0.10)
         tuft = 0.010 * torch.sin(31 * w.x + 9 * y) * torch.sin(23 * w.z + 17 * y)
-        return smax(smax(cap - tuft * (1 - p["shaved"]), -face * 0.8, 0.06), (p["hair_end"] - y) * 0.8, 0.08)
+        return smax(smax(cap - tuft * (1 - p["shaved"]), -face * 0.42, 0.05), (p["hair_end"] - y) * 0.8, 0.08)
 
     def hairline(self, x: Tensor, folded: Tensor) -> Tensor:
         """[N,R] height of the hair's front edge at x."""

@@ -57,7 +57,7 @@ def _five_points(world: World) -> Tensor:
     head = world.head
     e, p = head.eye, head.p
     lift = p["mouth_curve"] + 0.055 * head.e["smile"]
-    widen = 1 + 0.16 * head.e["smile"] - 0.34 * head.e["pucker"] - 0.12 * head.e["jaw"]
+    widen = 1 + 0.20 * head.e["smile"] - 0.34 * head.e["pucker"] - 0.12 * head.e["jaw"]
     corner_x, corner_y = p["mouth_width"] * widen * 0.98, head.mouth_y + lift - head.gape / 2
     nose_y = head.nose_y + p["tip_up"]
     zero = torch.zeros_like(nose_y)

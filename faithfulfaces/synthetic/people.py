@@ -35,7 +35,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "jaw_width": (0.72, 1.22),
     "jaw_corner": (0.00, 1.00),
     "jaw_length": (0.88, 1.14),
-    "chin_width": (0.70, 1.50),
+    "chin_width": (0.85, 1.55),
     "chin_out": (-0.05, 0.11),
     "chin_height": (0.80, 1.25),
     "cheekbone": (-0.02, 0.085),
@@ -54,7 +54,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "eye_peak": (-0.45, 0.45),
     "lid_fold": (0.018, 0.075),
     "lid_droop": (0.00, 0.35),
-    "iris_size": (0.46, 0.60),
+    "iris_size": (0.42, 0.51),
     "eye_bag": (0.0, 1.0),
     "lash": (0.1, 1.0),
     # brows
@@ -77,9 +77,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "nostril_size": (0.75, 1.25),
     # mouth
     "mouth_height": (-0.055, 0.055),
-    "mouth_width": (0.145, 0.270),
-    "lip_upper": (0.018, 0.068),
-    "lip_lower": (0.026, 0.086),
+    "mouth_width": (0.170, 0.275),
+    "lip_upper": (0.024, 0.074),
+    "lip_lower": (0.032, 0.090),
     "lip_out": (0.2, 1.6),
     "cupid": (0.0, 0.8),
     "mouth_curve": (-0.035, 0.035),
@@ -229,11 +229,11 @@ def _style_values(style: str, rng: np.random.Generator) -> dict[str, float]:
         "bald": (-0.5, -0.3, 0.0),
         "buzz": (0.012, -0.30, 0.10),
         "short": (0.045, -0.36, 0.10),
-        "crop": (0.075, -0.42, 0.12),
+        "crop": (0.065, -0.42, 0.12),
         "quiff": (0.050, -0.34, 0.10),
-        "fringe": (0.085, -0.50, 0.16),
+        "fringe": (0.070, -0.50, 0.16),
         "bob": (0.095, -0.78, 0.22),
-        "long": (0.085, -1.70, 0.24),
+        "long": (0.080, -1.30, 0.24),
         "afro": (0.10, -0.50, 0.12),
         "bun": (0.045, -0.40, 0.10),
         "receding": (0.030, -0.36, 0.06),
@@ -279,7 +279,7 @@ def _colours(values: Mapping[str, float], rng: np.random.Generator) -> dict[str,
     grey = np.clip((values["age"] - 0.62) / 0.3, 0, 1) * rng.uniform(0.4, 1)
     hair = hair * (1 - grey) + _between(_GREY, float(rng.uniform())) * grey
     red = np.array([rng.uniform(150, 205), rng.uniform(50, 95), rng.uniform(60, 100)], np.float32)
-    share = 0.25 + 0.45 * values["lip_red"]
+    share = 0.32 + 0.45 * values["lip_red"]
     lips = (skin * (0.86, 0.64, 0.62)) * (1 - share) + red * (1 - 0.45 * values["melanin"]) * share
     iris = _between(_IRIS, values["iris_hue"] * (1 - 0.8 * values["melanin"]))
     frame = _between(_FRAMES, values["glasses_shade"])

@@ -123,10 +123,12 @@ def _pattern(name: str, x: Tensor, y: Tensor, rng: np.random.Generator) -> Tenso
         + 0.5 * dots(2, 0.05, 0.2, 0.10),
         "towers": lambda: 0.8 * torch.sigmoid((y - 0.42 + 0.12 * torch.sin(torch.floor(x * 7) * (2 + u))) * 40) * wall,
         "horizon": lambda: 0.35 * torch.exp(-(((y - 0.50) / 0.03) ** 2)) + 0.3 * dots(2, 0.1, 0.35, 0.12),
-        "boxes": lambda: 0.5 * torch.sigmoid(torch.sin(torch.floor(x * 6) * 3.1 + torch.floor(y * 5) * (5 + u)) * 5 - 2),
+        "boxes": lambda: 0.5
+        * torch.sigmoid(torch.sin(torch.floor(x * 6) * 3.1 + torch.floor(y * 5) * (5 + u)) * 5 - 2),
         "glow": lambda: 0.8 * torch.exp(-(((x - 0.12 - 0.7 * (v > 0.5)) ** 2 + (y - 0.3) ** 2) / 0.02)),
         "lights": lambda: 0.8 * dots(14, 0.05, 0.6, 0.028),
-        "trees": lambda: 0.55 * torch.sigmoid((torch.sin(x * 26 + 6 * u) * 0.1 + y - 0.36) * 30) * torch.sigmoid((0.55 - y) * 30),
+        "trees": lambda: 0.55 * torch.sigmoid((torch.sin(x * 26 + 6 * u) * 0.1 + y - 0.36) * 30)
+        * torch.sigmoid((0.55 - y) * 30),
         "shelves": lambda: 0.45 * bands(x, 11, 4) * bands(y, 3, 3) + 0.6 * dots(2, 0.3, 0.5, 0.06),
         "snow": lambda: 0.7 * dots(26, 0, 1, 0.016),
         "tiles": lambda: 0.12 * torch.maximum(bands(x, 9, 8), bands(y, 9, 8)) + 0.6 * dots(3, 0.05, 0.2, 0.07),

@@ -50,7 +50,8 @@ def _materials(world: World, settings: Sequence[Setting], x: Tensor, y: Tensor, 
     # a shaved head keeps its hairline as a shadow
     stubble = step(hy - head.hairline(hx, w.x), 0.08) + step(p["hair_side"] - 0.05 - hz, 0.1) * step(hy + 0.25, 0.1)
     bare = p["shaved"] * (p["hair_cap"] < 0) * 0.38 + (1 - p["shaved"]) * 0.8 * (p["hair_cap"] > 0)
-    skin = mix(skin, hair, stubble.clamp(0, 1) * bare * (d.skin < d.hair))
+    scalp = step(0.68 * p["head_width"] - w.x, 0.06) * (d.skin < d.hair)
+    skin = mix(skin, hair, stubble.clamp(0, 1) * bare * scalp)
     skin = mix(skin, hair, 0.9 * step(0.012 - (d.hair - d.skin), 0.02))
     inside = step(0.006 - d.mouth, 0.01)
     skin = mix(skin, torch.tensor([0.10, 0.014, 0.014], device=x.device)[None, :, None].expand_as(skin), inside)

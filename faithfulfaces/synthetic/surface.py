@@ -79,8 +79,8 @@ def _lips(head: Head, w: Warped, colour: Tensor, front: Tensor) -> Tensor:
     top = m + p["lip_upper"] * arch * (1 - p["cupid"] * 0.55 * torch.exp(-((w.x / 0.045) ** 2))) * (1.08 - 0.1 * s)
     low = m - p["lip_lower"] * arch
     lips = step(top - w.y, 0.022) * step(w.y - low, 0.026) * front
-    colour = mix(colour, p.colour["lips"].expand_as(colour), lips * (0.45 + 0.45 * p["lip_red"]))
-    line = torch.exp(-(((w.y - m) / 0.010) ** 2)) * step(1.08 - s, 0.15) * front
+    colour = mix(colour, p.colour["lips"].expand_as(colour), lips * (0.65 + 0.30 * p["lip_red"]))
+    line = torch.exp(-(((w.y - m) / 0.010) ** 2)) * step(1.02 - s, 0.15) * front
     return mix(colour, colour * 0.25, 0.8 * line)
 
 
@@ -123,7 +123,7 @@ def _lids(head: Head, w: Warped, colour: Tensor) -> Tensor:
     lash = torch.exp(-((f / (0.014 + 0.008 * p["lash"])) ** 2)) * near
     share = lash * torch.where(v > 0.5 * (e["up"] + e["low"]), 0.35 + 0.6 * p["lash"], 0.15 + 0.25 * p["lash"])
     colour = mix(colour, colour * 0.10, share)
-    crease = torch.exp(-(((f - p["lid_fold"]) / 0.010) ** 2)) * step(v - e["up"] * 0.3, 0.03) * near
+    crease = torch.exp(-(((f - p["lid_fold"]) / 0.010) ** 2)) * step(v - e["low"] * 0.5, 0.03) * near
     return mix(colour, colour * 0.45, 0.75 * crease)
 
 
@@ -140,7 +140,7 @@ def eye_colour(head: Head, w: Warped, x: Tensor) -> Tensor:
     spokes = 1 + 0.18 * torch.sin(torch.atan2(v, u) * 14 + p.seed) * step(r - 0.4 * size, 0.1)
     iris = p.colour["iris"] * (1.25 * spokes * (1 - 0.75 * step(r - 0.88 * size, 0.12)))[:, None]
     colour = mix(white.expand(-1, 3, x.shape[1]), iris, step(size - r, 0.10))
-    colour = mix(colour, colour * 0.03, step(0.42 * size - r, 0.09))
+    colour = mix(colour, colour * 0.03, step(0.40 * size - r, 0.09))
     # the upper lid shades the ball
     shade = step(v + 0.10 - e["up"] / e["r"], 0.30)
     return colour * (1 - 0.40 * shade)[:, None]

@@ -3,9 +3,9 @@
     python tests/benchmarks/renderer.py [--people 100] [--size 160] [--threads 1]
 
 Renders people of the split `test` at yaw -50, -25, 0, 25 and 50 degrees, over varied backdrops, clothes and light, and
-prints as JSON: verification AUC over all pairs of frames (same person at another yaw against different people), the mean
-cosines, MTCNN's recall, 3DDFA's yaw against the exact yaw, and SCRFD's points against the exact ones. Nothing of the
-renderer was trained on these networks. A frame without a face counts as missed and leaves the other figures.
+prints as JSON: verification AUC over all pairs of frames (same person at another yaw against different people), the
+mean cosines, MTCNN's recall, 3DDFA's yaw against the exact yaw, and SCRFD's points against the exact ones. Nothing of
+the renderer was trained on these networks. A frame without a face counts as missed and leaves the other figures.
 """
 
 from __future__ import annotations
