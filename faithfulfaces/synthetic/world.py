@@ -83,7 +83,7 @@ class World:
         """[N,R] z where a ray enters and leaves the bounding volumes: a sphere of head and hair, a slab of the body."""
         p = self.params
         big = p["has_curtain"] * (-p["hair_end"] - 0.75).clamp(min=0)
-        radius = 1.32 + 0.28 * self.head.e["jaw"] + 0.16 * p["has_afro"] + 0.20 * p["has_bun"] + 0.12 * p["has_quiff"]
+        radius = 1.32 + 0.28 * self.head.e["jaw"] + 0.27 * p["has_afro"] + 0.20 * p["has_bun"] + 0.12 * p["has_quiff"]
         centre = torch.stack([torch.zeros_like(big), -0.10 - 0.5 * big, torch.zeros_like(big) + 0.05], -1)
         cx, cy, cz = self.to_camera(centre)[:, 0, :, None].unbind(1)
         inside = (radius + 0.55 * big) ** 2 - (x - cx) ** 2 - (y - cy) ** 2

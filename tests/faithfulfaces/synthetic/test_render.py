@@ -148,21 +148,15 @@ def test_labels_concatenate_in_order() -> None:
 
 
 def test_nothing_sticks_out_of_the_bounding_volumes() -> None:
-    # rays that start far in front find the same surface as rays that start at the volumes
+    # whatever a ray from far in front really touches lies behind the volumes' front and before their back
     seeds = (2_000_004, 2_000_015, 2_000_000, 2_000_003, 2_000_016, 2_000_022)
-    frames = [
-        Frame(pitch=20),
-        Frame(expression=Expression(jaw=1)),
-        Frame(yaw=60),
-        Frame(),
-        Frame(roll=30),
-        Frame(yaw=180),
-    ]
+    wide = Expression(jaw=1)
+    frames = [Frame(pitch=20), Frame(expression=wide), Frame(yaw=60), Frame(), Frame(roll=30), Frame(yaw=180)]
     world = make_world([person(s) for s in seeds], frames, "cpu")
-    line = torch.linspace(-1.3, 1.3, 40)
+    line = torch.linspace(-1.3, 1.3, 60)
     y, x = (g.reshape(1, -1).expand(6, -1) for g in torch.meshgrid(line - 0.16, line, indexing="ij"))
-    bounded = march(world, (x, y), world.bounds(x, y), 0.005)
-    free = march(world, (x, y), (torch.full_like(x, 1.9), torch.full_like(x, -1.9)), 0.005)
-    hit = torch.isfinite(free) & torch.isfinite(bounded)
-    assert (torch.isfinite(free) & ~torch.isfinite(bounded)).float().mean() < 0.004
-    assert ((free - bounded)[hit].abs() > 0.02).float().mean() < 0.004
+    z = march(world, (x, y), (torch.full_like(x, 1.9), torch.full_like(x, -1.9)), 0.005)
+    touched = torch.isfinite(z) & (world.distance(x, y, z.clamp(min=-3)) < 0.006)
+    start, end = world.bounds(x, y)
+    assert touched.float().mean() > 0.3
+    assert not (touched & ((z > start + 0.01) | (z < end - 0.01))).any()
