@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.errors import UserError
-from ffbench.extract.loading import CHUNK, check_crops, in_chunks, inference, load_strict, torch_device
+from ffbench.extract.loading import CHUNK, check_crops, fold_norms, in_chunks, inference, load_strict, torch_device
 from ffbench.extract.sessions import callers, onnx_session, side_by_side
 from ffbench.weights import load_state_dict
 
@@ -148,7 +148,7 @@ class CurricularFace:
 
         self._device = torch_device(device)
         net: Any = load_strict(CurricularBackbone(arch), load_state_dict(path), path, f"CurricularFace {arch}")
-        self._net = net.to(self._device, memory_format=torch.channels_last)
+        self._net = fold_norms(net).to(self._device, memory_format=torch.channels_last)
         self.id = f"curricular-{arch}:{path.name}@{sha256[:12]}"
 
     def __call__(self, crops: Crops) -> Floats:
@@ -182,7 +182,7 @@ class FaceNet:
         self._device = torch_device(device)
         state = {k: v for k, v in load_state_dict(path).items() if not k.startswith("logits.")}
         net: Any = load_strict(InceptionResnetV1(pretrained=None), state, path, "FaceNet (InceptionResnetV1)")
-        self._net = net.to(self._device, memory_format=torch.channels_last)
+        self._net = fold_norms(net).to(self._device, memory_format=torch.channels_last)
         self.id = f"facenet:{path.name}@{sha256[:12]}"
 
     def __call__(self, crops: Crops) -> Floats:

@@ -11,7 +11,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ffbench.errors import UserError
-from ffbench.extract.loading import check_crops, in_chunks, inference, load_strict, torch_device
+from ffbench.extract.loading import check_crops, fold_norms, in_chunks, inference, load_strict, torch_device
 from ffbench.weights import load_state_dict
 
 Crops = NDArray[np.uint8]
@@ -57,7 +57,7 @@ class TorchvisionInception:
         net: Any = inception_v3(weights=None, init_weights=False, transform_input=True, aux_logits=True)
         net = load_strict(net, load_state_dict(path), path, "torchvision's InceptionV3")
         net.fc = torch.nn.Identity()
-        self._net = net.to(self._device, memory_format=torch.channels_last)
+        self._net = fold_norms(net).to(self._device, memory_format=torch.channels_last)
         self.id = f"inception-torchvision:{path.name}@{sha256[:12]}"
 
     def __call__(self, crops: Crops) -> Floats:
@@ -103,7 +103,7 @@ class FidInception:
                 f"{path} does not hold FID's InceptionV3: {' '.join(str(error).split())[:200]}",
                 "give the published weights, see ffbench weights ls",
             ) from error
-        self._net = net.to(self._device, memory_format=torch.channels_last)
+        self._net = fold_norms(net).to(self._device, memory_format=torch.channels_last)
         self.id = f"inception-fid:{path.name}@{sha256[:12]}"
 
     def __call__(self, crops: Crops) -> Floats:

@@ -16,6 +16,7 @@ from ffbench.extract.detect import (
     Detector,
     Mtcnn,
     Scrfd,
+    detect_all,
     detect_ladder,
     largest,
     no_faces,
@@ -225,6 +226,7 @@ class Loose:
     """Finds the red pixels of an image, if they leave a margin of a tenth of its width all around."""
 
     id = "loose"
+    callers = 1
 
     def __init__(self, blind: Sequence[str] = ()) -> None:
         self.blind = blind
@@ -246,6 +248,23 @@ def test_the_ladder_stops_at_the_first_rung_that_finds_a_face() -> None:
     found, rung = detect_ladder(detector, canvas(100, 200, 60, 40), ("320", "640", "128"))
     assert rung == "640"
     np.testing.assert_array_equal(found.boxes, [[60, 40, 68, 48]])
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_images_side_by_side_are_images_alone(tmp_path: Path, at_once: int) -> None:
+    """Of several sizes, so that they fall on several rungs, the last on none."""
+    detector = Scrfd(red_finder(tmp_path / "red.onnx"), "0" * 64, threshold=0.6)
+    detector.callers = at_once
+    images = [canvas(120 + 8 * i, 160 + 40 * i, 40 + 8 * i, 40) for i in range(11)]
+    images += [np.zeros((40, 40, 3), np.uint8), np.zeros((1, 400, 3), np.uint8)]
+    ladder = ("128", "640", "pad25")
+    alone = [detect_ladder(detector, image, ladder) for image in images]
+    together = detect_all(detector, images, ladder)
+    assert {step for _, step in alone} >= {"128", "640", ""}
+    for (found, step), (expected, rung) in zip(together, alone, strict=True):
+        assert step == rung
+        for got, want in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(got, want)
 
 
 def test_pad25_repeats_the_first_rung_and_answers_in_pixels_of_the_image() -> None:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ffbench.errors import UserError
 from ffbench.extract.curricular import CurricularBackbone
 from ffbench.extract.embed import ArcFaceOnnx, CurricularFace, FaceNet, unit
+from ffbench.extract.loading import CHUNK
 
 Crops = NDArray[np.uint8]
 
@@ -107,6 +108,17 @@ def test_a_fixed_batch_gives_the_same(tmp_path: Path, batch: int) -> None:
     free = ArcFaceOnnx(write_onnx(tmp_path / "free.onnx"), "0" * 64)(faces)
     fixed = ArcFaceOnnx(write_onnx(tmp_path / "fixed.onnx", batch=batch, flat=(batch, 196)), "0" * 64)(faces)
     np.testing.assert_allclose(fixed, free, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_pieces_side_by_side_are_faces_alone(tmp_path: Path, at_once: int) -> None:
+    """More faces than one call takes, and a number that no piece divides."""
+    faces = crops(2 * CHUNK + 5, 112)
+    net = ArcFaceOnnx(write_onnx(tmp_path / "rec.onnx"), "0" * 64)
+    net._callers = at_once
+    together = net(faces)
+    np.testing.assert_allclose(together, np.concatenate([net(face[None]) for face in faces]), atol=1e-6)
+    assert np.abs(together[1:] - together[:-1]).max(axis=1).min() > 0.01
 
 
 @pytest.mark.parametrize(

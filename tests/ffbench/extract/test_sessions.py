@@ -1,5 +1,6 @@
 """ONNX sessions: results, threads, refused files and devices."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ffbench.errors import UserError
-from ffbench.extract.sessions import onnx_session
+from ffbench.extract.sessions import SIDE_BY_SIDE, callers, onnx_session, side_by_side
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -44,6 +45,41 @@ def test_a_network_runs_on_the_cpu(network: Path) -> None:
 def test_threads_default_to_the_cpus_of_this_process(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
     assert onnx_session(network, "cpu").get_session_options().intra_op_num_threads == 3
+
+
+def test_calls_side_by_side_keep_their_order() -> None:
+    """Two calls meet at a barrier, so neither ends before the other has begun; later pieces end earlier."""
+    both = threading.Barrier(2, timeout=20)
+
+    def run(piece: int) -> int:
+        if piece < 2:
+            both.wait()
+        return piece * 10
+
+    assert side_by_side(run, range(9), 2) == [0, 10, 20, 30, 40, 50, 60, 70, 80]
+    assert side_by_side(str, [], 2) == []
+
+
+def test_one_caller_stays_in_its_thread() -> None:
+    here = threading.get_ident()
+    assert side_by_side(lambda _: threading.get_ident(), range(3), 1) == [here] * 3
+    assert side_by_side(lambda _: threading.get_ident(), range(1), 4) == [here]
+
+
+def test_the_first_error_of_calls_side_by_side_is_raised() -> None:
+    def run(piece: int) -> int:
+        raise UserError(f"piece {piece}", "mend it")
+
+    with pytest.raises(UserError, match="piece 0"):
+        side_by_side(run, range(4), 2)
+
+
+def test_callers_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {3, 5}, raising=False)
+    assert callers("cpu") == 2
+    assert callers("cuda:0") == 1
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(64)), raising=False)
+    assert callers("cpu") == SIDE_BY_SIDE
 
 
 def test_no_fall_back_to_the_cpu_in_silence(network: Path) -> None:
