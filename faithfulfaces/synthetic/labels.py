@@ -73,7 +73,7 @@ def _face_points(world: World) -> Tensor:
     """[N,P,3] where rays from the middle of the head leave the face: forehead to chin, cheek to cheek."""
     head = world.head
     azimuth = torch.deg2rad(torch.linspace(-72, 72, 9, device=world.shift.device))
-    height = torch.linspace(-0.95, 0.42, 8, device=world.shift.device)
+    height = torch.linspace(-0.95, 0.56, 9, device=world.shift.device)
     a, h = (g.reshape(1, -1) for g in torch.meshgrid(azimuth, height, indexing="ij"))
     chin = 0.87 * head.p["jaw_length"] + 0.13 * head.p["chin_height"] + head.gape
     y = torch.where(h < 0, h * chin, h * head.p["head_height"])

@@ -83,6 +83,13 @@ def make_plan(person: Person, scene: str, seed: int, frames: int, place: str | N
     return Plan(person, scene, tuple(_frame(tracks, blobs[i], i) for i in range(frames)), setting, text)
 
 
+def reference_frames(person: Person) -> tuple[Frame, Frame]:
+    """A person's frontal and non-frontal reference pose: at rest, and turned by 35 to 60 degrees to either side."""
+    rng = np.random.default_rng([13, person.seed])
+    yaw = float(rng.uniform(35, 60) * rng.choice([-1, 1]))
+    return Frame(), Frame(pitch=float(rng.uniform(-8, 12)), yaw=yaw, roll=float(rng.uniform(-8, 8)), body_yaw=0.4 * yaw)
+
+
 def _frame(tracks: Tracks, blobs: tuple[Blob, ...], i: int) -> Frame:
     def at(name: str, rest: float = 0.0) -> float:
         return float(tracks[name][i]) if name in tracks else rest
@@ -104,11 +111,11 @@ def _wander(t: Curve, rng: np.random.Generator, size: float, speed: float = 1.0)
 
 def _pulse(t: Curve, centre: float, width: float) -> Curve:
     """0..1..0 around a time."""
-    return np.exp(-(((t - centre) / width) ** 2))
+    return np.asarray(np.exp(-(((t - centre) / width) ** 2)), np.float64)
 
 
 def _blinks(t: Curve, rng: np.random.Generator) -> Curve:
-    return np.max([_pulse(t, c, 0.025) for c in rng.uniform(0, 1, 2)], axis=0)
+    return np.asarray(np.max([_pulse(t, c, 0.025) for c in rng.uniform(0, 1, 2)], axis=0), np.float64)
 
 
 def _boxing(t: Curve, rng: np.random.Generator) -> Tracks:

@@ -211,9 +211,8 @@ def person(seed: int) -> Person:
         0.022,
         0.03,
     )
-    tint = np.clip(tint, -0.25, 0.25).astype(np.float32)
     colours = _colours(values, rng)
-    return Person(seed, values, colours, relief, tint, style, beard, glasses)
+    return Person(seed, values, colours, relief, np.clip(tint, -0.25, 0.25).astype(np.float32), style, beard, glasses)
 
 
 def _style(rng: np.random.Generator, male: float, age: float) -> str:

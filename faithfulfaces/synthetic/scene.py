@@ -86,9 +86,8 @@ BACKDROPS: Mapping[str, tuple[Colour, Colour, Colour, Colour, str]] = {
 
 def backdrop(setting: Setting, side: int, device: torch.device | str = "cpu") -> Tensor:
     """[3,side,side] linear RGB: a vertical gradient with the blurred shapes of the place."""
-    top, middle, bottom, accent, pattern = (
-        torch.tensor(linear(c)) if isinstance(c, tuple) else c for c in BACKDROPS[setting.backdrop]
-    )
+    *colours, pattern = BACKDROPS[setting.backdrop]
+    top, middle, bottom, accent = torch.tensor([linear(c) for c in colours if not isinstance(c, str)])
     line = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(line, line, indexing="ij")
     rng = np.random.default_rng([7, setting.seed])
@@ -97,9 +96,9 @@ def backdrop(setting: Setting, side: int, device: torch.device | str = "cpu") ->
     up = torch.sigmoid((horizon - y) / soft * 2)
     sky = top[:, None, None] + (middle - top)[:, None, None] * (y / horizon).clamp(0, 1)
     picture = bottom[:, None, None] * (1 - up) + sky * up
-    share = _pattern(str(pattern), x, y, rng).clamp(0, 1)
-    picture = picture + (accent[:, None, None] - picture) * share
-    return picture.to(device)
+    share = _pattern(pattern, x, y, rng).clamp(0, 1)
+    accented: Tensor = picture + (accent[:, None, None] - picture) * share
+    return accented.to(device)
 
 
 def _pattern(name: str, x: Tensor, y: Tensor, rng: np.random.Generator) -> Tensor:

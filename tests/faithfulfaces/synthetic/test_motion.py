@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from faithfulfaces.synthetic.captions import CLOTHES, GLOVES, SCENES
-from faithfulfaces.synthetic.motion import clip, make_plan
-from faithfulfaces.synthetic.people import linear, person
+from faithfulfaces.synthetic.motion import clip, make_plan, reference_frames
+from faithfulfaces.synthetic.people import linear, person, suite_people
 from faithfulfaces.synthetic.scene import BACKDROPS
 
 WHO = person(2_000_003)
@@ -98,3 +98,13 @@ def test_unknown_scene_is_refused() -> None:
         make_plan(WHO, "swimming", 0, 5)
     with pytest.raises(ValueError, match="0 frames"):
         make_plan(WHO, "boxing", 0, 0)
+
+
+def test_each_of_the_suite_has_a_frontal_and_a_turned_reference() -> None:
+    for who in suite_people():
+        front, turned = reference_frames(who)
+        assert (front.pitch, front.yaw, front.roll) == (0, 0, 0)
+        assert 35 <= abs(turned.yaw) <= 60
+        assert reference_frames(who) == (front, turned)
+    sides = {np.sign(reference_frames(who)[1].yaw) for who in suite_people()}
+    assert sides == {-1.0, 1.0}
