@@ -243,7 +243,8 @@ def _decoded(work: _Work, todo: Sequence[Generation]) -> Iterator[list[tuple[Gen
     protocol = work.options.protocol
     samplers = sorted({protocol.face_sampler, protocol.text_sampler})
     size = work.options.batch
-    groups = [todo[start : start + size] for start in range(0, len(todo), size)]
+    # the first video alone: nothing else runs while it decodes
+    groups = [todo[:1], *(todo[start : start + size] for start in range(1, len(todo), size))]
 
     def decode(group: Sequence[Generation]) -> list[tuple[Generation, Clip | VideoError]]:
         found: list[tuple[Generation, Clip | VideoError]] = []

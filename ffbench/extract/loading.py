@@ -47,8 +47,8 @@ def fold_norms(net: Net) -> Net:
     """`net` in evaluation mode, each batch normalisation right after a convolution multiplied into it, in place.
 
     For networks that run such neighbours one after the other, as all in this folder do. The same function in exact
-    arithmetic, y = (W s) x + (b - mean) s + shift with s = scale / sqrt(variance + eps); in float32 it rounds as much as
-    the plain form does.
+    arithmetic, y = (W s) x + (b - mean) s + shift with s = scale / sqrt(variance + eps); in float32 it rounds as much
+    as the plain form does.
     """
     import torch
 
