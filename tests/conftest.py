@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# one thread: sums in a fixed order, equal to those of the single-threaded processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ASSETS = Path(os.environ.get("FFBENCH_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 
