@@ -54,8 +54,17 @@ def clip(person: Person, scene: str, seed: int, frames: int, size: int, device: 
     return Clip(plan, drawn.pixels, drawn.labels)
 
 
-def make_plan(person: Person, scene: str, seed: int, frames: int, place: str | None = None) -> Plan:
+def make_plan(
+    person: Person,
+    scene: str,
+    seed: int,
+    frames: int,
+    place: str | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> Plan:
     """Trajectory, setting and caption of a clip, from person, scene and seed alone.
+
+    `span` is the part of the whole motion that the frames show: a few frames of all of it would jump.
 
     Raises:
         ValueError: an unknown scene, or no frames.
@@ -63,7 +72,7 @@ def make_plan(person: Person, scene: str, seed: int, frames: int, place: str | N
     if scene not in SCENES or frames < 1:
         raise ValueError(f"{frames} frames of scene {scene!r}; scenes are {', '.join(SCENES)}")
     rng = np.random.default_rng([11, person.seed, list(SCENES).index(scene), seed])
-    t = np.linspace(0, 1, frames)
+    t = np.linspace(*span, frames)
     place = place or str(rng.choice(SCENES[scene] if rng.uniform() < 0.75 else sum(SCENES.values(), ())))
     cloth, trim = (str(c) for c in rng.choice(list(CLOTHES), 2, replace=False))
     glove = str(rng.choice(list(GLOVES)))

@@ -1,0 +1,171 @@
+"""What the mini world's networks learn from: rendered clips with portraits, and loose frames, in blocks on disk.
+
+Shapes: n people of a block, T frames of a clip.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faithfulfaces.synthetic.captions import SCENES
+from faithfulfaces.synthetic.labels import Labels
+from faithfulfaces.synthetic.motion import Plan, make_plan
+from faithfulfaces.synthetic.people import SPLITS, Person, person
+from faithfulfaces.synthetic.render import render
+from faithfulfaces.synthetic.scene import Frame, Setting
+
+SIZE, FRAMES, FPS = 64, 9, 8
+"""Side in px, frames and rate of a mini video."""
+PORTRAIT = 96
+"""Side in px of a reference photograph."""
+BLOCK = 50
+"""People of one file."""
+SPAN = 0.45
+"""Share of a whole motion that 9 frames show; the turn from back to front is shown nearly whole."""
+TURN = (0.2, 0.88)
+FACING = 75.0
+"""Greatest |yaw| in degrees of a frame whose face counts as shown."""
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Frames of n people, one row a person; a clip, or loose frames of independent clips."""
+
+    seeds: NDArray[np.int64]
+    """[n] of the people."""
+    pixels: NDArray[np.uint8]
+    """[n,T,64,64,3] RGB."""
+    captions: NDArray[np.str_]
+    """[n] of a clip, [n,T] of loose frames."""
+    angles: NDArray[np.float32]
+    """[n,T,3] pitch, yaw, roll in degrees."""
+    box: NDArray[np.float32]
+    """[n,T,4] of the face, px."""
+    points: NDArray[np.float32]
+    """[n,T,5,2] px."""
+    seen: NDArray[np.float32]
+    """[n,T] share of the face's surface that shows."""
+    portraits: NDArray[np.uint8]
+    """[n,P,96,96,3]: a photograph of the person in another setting; P = 0 for loose frames."""
+    portrait_angles: NDArray[np.float32]
+    """[n,P,3]."""
+    portrait_box: NDArray[np.float32]
+    """[n,P,4] px."""
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """[n,T] frames in which the face can be told: turned away no further than `FACING`, mostly not hidden."""
+        return (np.abs(self.angles[..., 1]) <= FACING) & (self.seen >= 0.25)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz without pickles; a killed run leaves no half file under the name."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Footage:
+        """Read a file of `save`."""
+        with np.load(path, allow_pickle=False) as file:
+            return Footage(**{f.name: file[f.name] for f in fields(Footage)})
+
+    @staticmethod
+    def joined(parts: list[Footage]) -> Footage:
+        """Rows of all parts."""
+        return Footage(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Footage)))
+
+
+def mini_plan(who: Person, scene: str, seed: int, place: str | None = None) -> Plan:
+    """The plan of a mini video: `make_plan` at a pace that 9 frames can show."""
+    if scene == "turning":
+        return make_plan(who, scene, seed, FRAMES, place, TURN)
+    start = float(np.random.default_rng([17, who.seed, seed]).uniform(0, 1 - SPAN))
+    return make_plan(who, scene, seed, FRAMES, place, (start, start + SPAN))
+
+
+def clips(split: str, block: int, device: str = "cpu") -> Footage:
+    """One clip and one portrait of each person of a block; scene types take turns."""
+    people = _people(split, block)
+    scenes = list(SCENES)
+    plans = [mini_plan(who, scenes[who.seed % len(scenes)], 0) for who in people]
+    drawn = render(
+        [who for who in people for _ in range(FRAMES)],
+        [frame for plan in plans for frame in plan.frames],
+        [plan.setting for plan in plans for _ in range(FRAMES)],
+        SIZE,
+        device,
+    )
+    posed = [portrait(who) for who in people]
+    photos = render(people, [frame for frame, _ in posed], [setting for _, setting in posed], PORTRAIT, device)
+    captions = np.array([plan.caption for plan in plans])
+    return _footage(people, drawn.pixels, drawn.labels, captions, photos.pixels, photos.labels)
+
+
+def loose(split: str, block: int, device: str = "cpu") -> Footage:
+    """T frames of each person of a block, each of another clip: another scene, place, light and dress."""
+    people = _people(split, block)
+    scenes = list(SCENES)
+    chosen = []
+    for who in people:
+        rng = np.random.default_rng([19, who.seed])
+        for i in range(FRAMES):
+            plan = mini_plan(who, scenes[(who.seed + i) % len(scenes)], i)
+            chosen.append((plan, plan.frames[int(rng.integers(FRAMES))]))
+    drawn = render(
+        [plan.person for plan, _ in chosen], [f for _, f in chosen], [p.setting for p, _ in chosen], SIZE, device
+    )
+    captions = np.array([plan.caption for plan, _ in chosen]).reshape(len(people), FRAMES)
+    none = Labels(
+        np.zeros((0, 3), np.float32), np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32),
+        np.zeros((0, 5), bool), np.zeros(0, np.float32),
+    )  # fmt: skip
+    return _footage(people, drawn.pixels, drawn.labels, captions, np.zeros((0, PORTRAIT, PORTRAIT, 3), np.uint8), none)
+
+
+def portrait(who: Person) -> tuple[Frame, Setting]:
+    """A photograph of a training person: any pose up to 60 degrees of yaw, a setting that is not the clip's."""
+    plan = make_plan(who, "speech", 1, 1)
+    rng = np.random.default_rng([23, who.seed])
+    yaw = float(rng.uniform(-60, 60))
+    frame = Frame(pitch=float(rng.uniform(-15, 18)), yaw=yaw, roll=float(rng.uniform(-12, 12)), body_yaw=0.4 * yaw)
+    return frame, plan.setting
+
+
+def _people(split: str, block: int) -> list[Person]:
+    first = SPLITS[split].start + block * BLOCK
+    return [person(seed) for seed in range(first, min(first + BLOCK, SPLITS[split].stop))]
+
+
+def _footage(
+    people: list[Person],
+    pixels: NDArray[np.uint8],
+    labels: Labels,
+    captions: NDArray[np.str_],
+    photos: NDArray[np.uint8],
+    photo_labels: Labels,
+) -> Footage:
+    n = len(people)
+
+    def rows(values: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+        return values.reshape(n, count, *values.shape[1:])
+
+    count = len(photos) // n
+    return Footage(
+        np.array([who.seed for who in people]),
+        rows(pixels, FRAMES),
+        captions,
+        rows(labels.angles, FRAMES),
+        rows(labels.box, FRAMES),
+        rows(labels.points, FRAMES),
+        rows(labels.seen, FRAMES),
+        rows(photos, count),
+        rows(photo_labels.angles, count),
+        rows(photo_labels.box, count),
+    )  # fmt: skip
