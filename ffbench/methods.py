@@ -38,6 +38,8 @@ METHODS: Mapping[str, str] = {
     "impostor": "baselines.impostor.adapter:Impostor",
     "command": "baselines.command.adapter:Command",
     "faithfulfaces": "baselines.faithfulfaces.adapter:FaithfulFaces",
+    "vace": "baselines.vace.adapter:Vace",
+    "consisid": "baselines.consisid.adapter:ConsisID",
 }
 ENTRY_POINTS = "ffbench.methods"
 MAX_DEATHS = 5

@@ -1,0 +1,1 @@
+"""VACE: reference-to-video through diffusers' own pipeline."""
