@@ -25,6 +25,11 @@ class Aligned(NamedTuple):
     """Dictionary weights, Eq. 3: which elements a face activates (Fig. 7)."""
 
 
+def pixels(crops_B3HW: Tensor) -> Tensor:
+    """uint8 [B,3,H,W] as the aligner reads them: float32 in -1..1."""
+    return crops_B3HW.float() / 127.5 - 1
+
+
 def pool_correlations(tokens_BLD: Tensor, dictionary_CD: Tensor, pooling: Pooling) -> Tensor:
     """W [B,C] of Eq. 3. A sum or mean over tokens commutes with the product, so neither materialises [B,L,C]."""
     if pooling == "max":

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faithfulfaces.aligner import PoseSharedIdentityAligner
+from faithfulfaces.aligner import PoseSharedIdentityAligner, pixels
 from faithfulfaces.backbone import load_vace
 from faithfulfaces.config import Faces
 from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, resized
@@ -177,7 +177,7 @@ class FaithfulFacesPipeline:
         noise_3 = np.random.default_rng([seed, 3]).uniform(-1, 1, 3) * sampling.euler_noise_degrees
         euler_13 = torch.from_numpy(face.euler + noise_3).float()[None]
         pixels_HW3 = torch.from_numpy(resized(face.crop, self.aligner.config.image_size).copy())
-        crop_13HW = pixels_HW3.permute(2, 0, 1)[None].float() / 127.5 - 1
+        crop_13HW = pixels(pixels_HW3.permute(2, 0, 1)[None])
         aligner = self.aligner if sampling.euler else without_euler(self.aligner)
         s_1D: Tensor = aligner(crop_13HW, euler_13).s_BD
         return s_1D
