@@ -40,6 +40,21 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What a vendor asks for one video, who said so and when."""
+
+    date: str
+    source: str
+    usd: float | str = "unknown"
+    """US dollars a video, or "unknown"."""
+    when: Mapping[str, Scalar] = field(default_factory=dict)
+    """Settings that this price is for; empty for any."""
+    unit: str = ""
+    """What the vendor counts in, such as credits; the adapter notes `units` where an answer says how many."""
+    unit_usd: float | str = "unknown"
+
+
+@dataclass(frozen=True)
 class Card:
     """What is known about a method before anything of it is imported."""
 
@@ -60,6 +75,8 @@ class Card:
     commit: str = ""
     weights: tuple[Weight, ...] = ()
     memory: tuple[Memory, ...] = ()
+    price: tuple[Price, ...] = ()
+    """Of a commercial method; the first whose conditions hold counts."""
     deviations: tuple[str, ...] = ()
     """Where the adapter differs from the authors' own code."""
     batch: int = 1
@@ -158,7 +175,7 @@ def card_gaps(card: Card) -> list[str]:
         "tool": ("deviations",),
         "open": ("paper", "repository", "commit", "weights", "memory"),
         "reference": ("paper", "weights", "memory"),
-        "commercial": ("repository",),
+        "commercial": ("repository", "price", "deviations"),
     }
     always = ("summary", "revision", "licence", "settings")
     gaps = [f"{key} is empty" for key in (*always, *wanted[card.kind]) if not getattr(card, key)]
@@ -170,6 +187,7 @@ def card_gaps(card: Card) -> list[str]:
         if weight.sha256 != UNKNOWN and not re.fullmatch(r"[0-9a-f]{64}", weight.sha256):
             gaps.append(f"weights {weight.name!r}: sha256 is neither 64 hex digits nor {UNKNOWN!r}")
     gaps += [f"memory {memory.configuration!r} names no source" for memory in card.memory if not memory.source]
+    gaps += [f"price {price.when or 'of any'} names no date or source" for price in card.price if not _said(price)]
     if card.environment != "embedded":
         if not (card.folder / card.environment).is_file():
             gaps.append(f"environment {card.environment!r} is no file beside the card")
@@ -182,6 +200,7 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
     typed = dict(data)
     typed["weights"] = tuple(Weight(**item) for item in data.get("weights", ()))
     typed["memory"] = tuple(Memory(**item) for item in data.get("memory", ()))
+    typed["price"] = tuple(_price(item) for item in data.get("price", ()))
     typed["deviations"] = tuple(data.get("deviations", ()))
     typed["variants"] = {key: dict(table) for key, table in data.get("variants", {}).items()}
     typed["settings"] = dict(data["settings"])
@@ -194,6 +213,18 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str | int | float | bool):
             raise TypeError(f"setting {key} must be text, a number or true/false, got {value!r}")
     return typed
+
+
+def _price(item: Mapping[str, Any]) -> Price:
+    price = Price(**item)
+    for key, value in (("usd", price.usd), ("unit_usd", price.unit_usd)):
+        if value != "unknown" and not (isinstance(value, float) and value > 0):
+            raise ValueError(f'price: {key} is a number above zero with a fraction, or "unknown", got {value!r}')
+    return price
+
+
+def _said(price: Price) -> bool:
+    return bool(re.fullmatch(r"\d{4}-\d\d-\d\d", price.date) and price.source)
 
 
 def _parse(card: Card, key: str, text: str) -> Scalar:

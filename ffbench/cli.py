@@ -22,9 +22,11 @@ from ffbench.cli_options import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MaxCostOption,
     MethodsOption,
     NetworksOption,
     OutOption,
+    PriceOption,
     PromptsOption,
     ProtocolOption,
     Redo,
@@ -82,6 +84,8 @@ def generate(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    max_cost: MaxCostOption = None,
+    price: PriceOption = None,
     commercial_ok: CommercialOption = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be made, and stop.")] = False,
     as_json: JsonOption = False,
@@ -90,10 +94,11 @@ def generate(
     from ffbench.suites import load_suite
 
     _refuse_research(commercial_ok)
+    options = _generate_options(limit, takes, setting, redo, device, max_cost, price)
     if dry_run:
-        _print_plan(method, load_suite(suite), out, _generate_options(limit, takes, setting, redo, device))
+        _print_plan(method, load_suite(suite), out, options)
         return
-    failed = _generate(method, load_suite(suite), out, _generate_options(limit, takes, setting, redo, device), as_json)
+    failed = _generate(method, load_suite(suite), out, options, as_json)
     say(f"next: ffbench score --out {out}")
     raise typer.Exit(1 if failed else 0)
 
@@ -177,6 +182,8 @@ def run(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    max_cost: MaxCostOption = None,
+    price: PriceOption = None,
     commercial_ok: CommercialOption = False,
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     as_json: JsonOption = False,
@@ -191,7 +198,8 @@ def run(
     if recipe.networks["detector"].weights:
         resolve(recipe.networks["detector"].weights)  # found out now, and not after hours of making videos
     chosen = load_suite(suite)
-    failed = _generate(method, chosen, out, _generate_options(limit, takes, setting, redo, device), False)
+    options = _generate_options(limit, takes, setting, redo, device, max_cost, price)
+    failed = _generate(method, chosen, out, options, False)
     found = [run_folder(out, chosen.name, chosen.version, one) for one in method]
     damaged = _score(found, recipe, None, redo, device, False)
     report([one.root for one in found], protocol=recipe.id, out=out, ci=ci, as_json=as_json)
@@ -208,10 +216,19 @@ app.add_typer(prompts_app, name="prompts")
 app.add_typer(suites_app, name="suites")
 
 
-def _generate_options(limit: int | None, takes: int, setting: list[str] | None, redo: Redo, device: str) -> Any:
+def _generate_options(
+    limit: int | None,
+    takes: int,
+    setting: list[str] | None,
+    redo: Redo,
+    device: str,
+    max_cost: float | None,
+    price: float | None,
+) -> Any:
     from ffbench.generate import GenerateOptions
 
-    return GenerateOptions(settings=tuple(setting or ()), takes=takes, limit=limit, redo=redo.value, device=device)
+    settings = tuple(setting or ())
+    return GenerateOptions(settings, takes, limit, redo.value, device, max_cost=max_cost, price=price)
 
 
 def _generate(methods: list[str], suite: Suite, out: Path, options: Any, as_json: bool) -> int:
@@ -256,7 +273,7 @@ def _given_run(suite: Suite, out: Path, name: str) -> Run:
 
 
 def _print_plan(methods: list[str], suite: Suite, out: Path, options: Any) -> None:
-    from ffbench.generate import plan
+    from ffbench.generate import meter_of, plan
 
     for method in methods:
         made = plan(suite, method, out, options)
@@ -265,6 +282,8 @@ def _print_plan(methods: list[str], suite: Suite, out: Path, options: Any) -> No
         print(f"  settings {settings}")
         for memory in made.card.memory:
             print(f"  memory {memory}")
+        if line := meter_of(made, options).estimate():
+            print(f"  cost {line}")
 
 
 def _refuse_research(commercial_ok: bool) -> None:

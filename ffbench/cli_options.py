@@ -36,6 +36,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method.")]
 TakesOption = Annotated[int, typer.Option(min=1, help="Videos a case, each with a seed of its own.")]
 MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="ffbench ls methods; may be repeated.")]
+MaxCostOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Refuse to start above this cost.")]
+PriceOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Price of a video, if not the card's.")]
 VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]
 ReferencesOption = Annotated[Path | None, typer.Option(help="Photographs for --videos: a folder or one file.")]
 PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: CSV, JSONL or text.")]

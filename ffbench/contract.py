@@ -27,6 +27,9 @@ class Runtime:
     """Root of the weights folder of `ffbench weights`."""
     identities: Mapping[str, str] = field(default_factory=dict)
     """identity_id -> path of its first reference, for every identity of the suite (8-bit RGB PNG, upright)."""
+    state: str = ""
+    """A folder of this run that outlives the command, for what a method must not forget (jobs that are paid for); the
+    method makes it."""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ import numpy as np
 
 from ffbench.cards import Card, override
 from ffbench.contract import Request, Runtime
+from ffbench.cost import Meter, price_of
 from ffbench.errors import UserError
 from ffbench.image import ImageError
 from ffbench.methods import Answer, MethodProcess, find
-from ffbench.progress import bar
+from ffbench.progress import bar, note
 from ffbench.provenance import provenance
 from ffbench.records import Case, Generation, Scalar, derive_seed, digest
 from ffbench.store import Run, run_folder
@@ -54,6 +55,10 @@ class GenerateOptions:
     device: str = "cpu"
     timeout: float = 7200.0
     """Seconds one video may take before its worker is killed and the video is a failed record."""
+    max_cost: float | None = None
+    """US dollars that the videos of this command may cost, for methods that must be paid for."""
+    price: float | None = None
+    """US dollars a video, instead of the card's price."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,9 @@ def generate(suite: Suite, method: str, out: Path, options: GenerateOptions) -> 
     try:
         with run.lock():
             todo = plan(suite, method, out, options)
+            meter = meter_of(todo, options)
+            if line := meter.estimate():
+                note(line)
             run.write_cases(suite.cases)
             _write_meta(todo, suite, options)
             made: list[Generation] = []
@@ -124,6 +132,7 @@ def generate(suite: Suite, method: str, out: Path, options: GenerateOptions) -> 
                     run.append_generations([record])
                     made.append(record)
                     shown.advance(failed=int(record.status != "ok"))
+                    meter.count(record)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
@@ -133,8 +142,20 @@ def generate(suite: Suite, method: str, out: Path, options: GenerateOptions) -> 
         if error.errno in _SHUT:
             raise UserError(f"cannot write to {run.root}: {error}", "give a folder of your own with --out") from error
         raise
+    if line := meter.total():
+        note(line)
     states = [record.status for record in (*todo.done, *made)]
     return GenerateSummary(run, len(todo.done), *(states.count(state) for state in ("ok", "failed", "refused")))
+
+
+def meter_of(todo: Plan, options: GenerateOptions) -> Meter:
+    """What a plan would cost.
+
+    Raises:
+        UserError: where that is above the limit, or there is a limit and no price.
+    """
+    price = price_of(todo.card, todo.settings, options.price)
+    return Meter(todo.card, price, len(todo.todo), options.max_cost)
 
 
 def _open(suite: Suite, method: str, out: Path, options: GenerateOptions) -> tuple[Card, dict[str, Scalar], Run]:
@@ -250,7 +271,7 @@ def _work(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> 
         for case in reversed(suite.cases)
         if case.references and isinstance(prepared[case.references[0].path], Path)
     }
-    runtime = Runtime(options.device, str(weights_dir()), identities)
+    runtime = Runtime(options.device, str(weights_dir()), identities, str(todo.run.state().absolute()))
     log = todo.run.log("worker.log")
     with MethodProcess(todo.card, todo.settings, runtime, scratch, log, options.timeout) as process:
         for answer in process.run(requests):

@@ -40,6 +40,8 @@ METHODS: Mapping[str, str] = {
     "faithfulfaces": "baselines.faithfulfaces.adapter:FaithfulFaces",
     "vace": "baselines.vace.adapter:Vace",
     "consisid": "baselines.consisid.adapter:ConsisID",
+    "kling": "baselines.kling.adapter:Kling",
+    "vidu": "baselines.vidu.adapter:Vidu",
 }
 ENTRY_POINTS = "ffbench.methods"
 MAX_DEATHS = 5

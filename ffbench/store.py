@@ -8,6 +8,7 @@
         videos/<key>.mp4
         tracks/<track key>.npz
         logs/
+        state/             what a method keeps between two commands, such as a journal of paid jobs
 
 Lines are appended whole and synced, so a killed process leaves at most one torn last line, which the next writer cuts
 off and readers skip. Files are written beside their place and moved there: what exists is complete.
@@ -92,6 +93,10 @@ class Run:
         path = self.root / "logs" / safe_name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def state(self) -> Path:
+        """The folder that a method may keep things in between two commands; the method makes it."""
+        return self.root / "state"
 
     def meta(self) -> dict[str, Any]:
         """What run.json holds; empty before the first command."""

@@ -1,0 +1,1 @@
+"""What the methods behind a paid HTTP interface share: client, journal, jobs, downloads. No method by itself."""

@@ -1,0 +1,1 @@
+"""Kling, by its HTTP interface."""

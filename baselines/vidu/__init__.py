@@ -1,0 +1,1 @@
+"""Vidu, by its HTTP interface."""
