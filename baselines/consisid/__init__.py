@@ -1,0 +1,1 @@
+"""ConsisID on CogVideoX-5B, through diffusers' own pipeline."""

@@ -1,0 +1,290 @@
+"""ConsisID on tiny networks of the real classes: the adapter makes what diffusers' own pipeline makes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, ConsisIDPipeline, ConsisIDTransformer3DModel
+from PIL import Image
+from transformers import T5Config, T5EncoderModel
+
+from baselines.consisid import faces
+from baselines.consisid.adapter import ConsisID
+from ffbench.cards import card_gaps
+from ffbench.contract import RefusedError, Request, Runtime
+from ffbench.errors import UserError
+from ffbench.methods import card
+from ffbench.records import Case, Reference
+from ffbench.worker import serve
+from tests.faithfulfaces.tiny_vace import WORDS, tokenizer
+
+SMALL = {"width": 16, "height": 16, "num_frames": 9, "steps": 2, "dtype": "float32"}
+FACE = {"LFE_id_dim": 3, "LFE_vit_dim": 6, "LFE_depth": 5, "LFE_dim_head": 8, "LFE_num_heads": 2}
+FACE |= {"LFE_num_id_token": 1, "LFE_num_querie": 1, "LFE_output_dim": 21, "LFE_ff_mult": 1, "LFE_num_scale": 1}
+
+
+def whole() -> ConsisIDPipeline:
+    torch.manual_seed(0)
+    transformer = ConsisIDTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        use_rotary_positional_embeddings=True,
+        is_train_face=True,
+        is_kps=True,
+        cross_attn_interval=1,
+        cross_attn_dim_head=8,
+        cross_attn_num_heads=2,
+        **FACE,
+    )
+    # the authors start it at nothing; a face has to show
+    for layer in transformer.perceiver_cross_attention:
+        torch.nn.init.normal_(layer.to_out.weight)
+    blocks = {"down_block_types": ("CogVideoXDownBlock3D",) * 4, "up_block_types": ("CogVideoXUpBlock3D",) * 4}
+    return ConsisIDPipeline(
+        tokenizer=tokenizer(),
+        text_encoder=T5EncoderModel(T5Config(vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=37, num_layers=2)).eval(),
+        vae=AutoencoderKLCogVideoX(
+            block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2, **blocks
+        ).eval(),
+        transformer=transformer.eval(),
+        scheduler=CogVideoXDPMScheduler(prediction_type="v_prediction", timestep_spacing="trailing"),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("consisid")
+    whole().save_pretrained(path)
+    return path
+
+
+class PixelFaces:
+    """In place of the four face networks: features of the right kinds made from the pixels; black is nobody."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, path: str) -> faces.Identity:
+        self.reads += 1
+        picture = Image.open(path).convert("RGB")
+        mean = torch.from_numpy(np.asarray(picture, np.float32).mean((0, 1))) / 255
+        if not mean.any():
+            raise RefusedError("nobody")
+        points = np.array([[2, 2], [9, 2], [5, 5], [3, 8], [8, 8]]) + float(mean[0])
+        return faces.Identity(mean[None], [mean.repeat(2).expand(1, 7, 6)], picture, points)
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> PixelFaces:
+    reader = PixelFaces()
+    monkeypatch.setattr(faces, "open_faces", lambda *_: reader)
+    return reader
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("photographs")
+    colours = {"ann": (200, 120, 90), "bob": (30, 60, 220), "nobody": (0, 0, 0)}
+    for name, colour in colours.items():
+        Image.new("RGB", (12, 12), colour).save(root / f"{name}.png")
+    return {name: str(root / f"{name}.png") for name in colours}
+
+
+def settings(folder: Path, **values: object) -> dict:
+    return {**card("consisid").settings, **SMALL, "base": str(folder), **values}
+
+
+def request(photographs: Mapping[str, str], name: str, prompt: str = "a person boxes", seed: int = 0) -> Request:
+    digit = str(sorted(photographs).index(name))
+    return Request(Case("s", "1", name, name, (Reference(photographs[name], digit * 64),), "p", prompt), seed, "")
+
+
+def load(folder: Path, **values: object) -> ConsisID:
+    method = ConsisID(settings(folder, **values))
+    method.load(Runtime("cpu", ""))
+    return method
+
+
+def frames(method: ConsisID, *requests: Request) -> list[np.ndarray]:
+    made = [output.frames for output in method.generate(requests)]
+    assert all(video is not None and video.dtype == np.uint8 and video.shape == (9, 16, 16, 3) for video in made)
+    return made  # type: ignore[return-value]
+
+
+def test_the_card_is_complete_and_its_defaults_are_the_pipelines() -> None:
+    assert card_gaps(card("consisid")) == []
+    own = card("consisid").settings
+    names = {"width": "width", "height": "height", "num_frames": "num_frames", "num_inference_steps": "steps"}
+    names |= {"guidance_scale": "guidance", "use_dynamic_cfg": "dynamic_guidance"}
+    theirs = inspect.signature(ConsisIDPipeline.__call__).parameters
+    assert {name: theirs[name].default for name in names} == {name: own[setting] for name, setting in names.items()}
+    assert (own["fps"], own["negative_prompt"], own["dtype"]) == (8.0, "", "bfloat16")
+
+
+@pytest.mark.parametrize("values", [{}, {"guidance": 1.0}, {"dynamic_guidance": True, "negative_prompt": "blurred"}])
+def test_the_adapter_makes_what_the_whole_pipeline_makes(
+    folder: Path, photographs: dict[str, str], reader: PixelFaces, values: dict
+) -> None:
+    pipe = whole()
+    pipe.set_progress_bar_config(disable=True)
+    identity = reader.read(photographs["ann"])
+    expected = pipe(
+        identity.image,
+        "a person boxes",
+        values.get("negative_prompt"),
+        height=16,
+        width=16,
+        num_frames=9,
+        num_inference_steps=2,
+        guidance_scale=values.get("guidance", 6.0),
+        use_dynamic_cfg=values.get("dynamic_guidance", False),
+        generator=torch.Generator().manual_seed(0),
+        id_vit_hidden=identity.id_vit_hidden,
+        id_cond=identity.id_cond,
+        kps_cond=identity.points,
+    ).frames[0]
+    (made,) = frames(load(folder, **values), request(photographs, "ann"))
+    assert np.array_equal(made, np.stack([np.asarray(frame) for frame in expected]))
+    assert made.std() > 1
+
+
+def test_face_picture_prompt_seed_and_guidance_each_change_the_video(
+    folder: Path, photographs: dict[str, str], reader: PixelFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = load(folder)
+    ann = request(photographs, "ann")
+    first, again, bob, dances, seed = frames(
+        method,
+        ann,
+        ann,
+        request(photographs, "bob"),
+        request(photographs, "ann", "a person dances"),
+        request(photographs, "ann", seed=1),
+    )
+    assert np.array_equal(first, again)
+    whole_face = reader.read(photographs["ann"])
+    parts = {
+        "id_cond": -whole_face.id_cond,
+        "id_vit_hidden": [-layer for layer in whole_face.id_vit_hidden],
+        "image": Image.new("RGB", (12, 12), (9, 200, 9)),
+        "points": whole_face.points + 2,
+    }
+    changed = []
+    for name, value in parts.items():
+        monkeypatch.setattr(reader, "read", lambda _, name=name, value=value: whole_face._replace(**{name: value}))
+        changed += frames(load(folder), ann)
+    monkeypatch.undo()
+    monkeypatch.setattr(faces, "open_faces", lambda *_: reader)
+    lower = frames(load(folder, guidance=2.0), ann)
+    kinds = ["first", "bob", "dances", "seed", *parts, "lower"]
+    videos = dict(zip(kinds, [first, bob, dances, seed, *changed, *lower], strict=True))
+    same = [(a, b) for a in kinds for b in kinds if a < b and np.array_equal(videos[a], videos[b])]
+    assert same == []
+
+
+def test_prompts_and_faces_are_read_once(folder: Path, photographs: dict[str, str], reader: PixelFaces) -> None:
+    method = load(folder)
+    runs = []
+    method._text.text_encoder.register_forward_hook(lambda *_: runs.append(1))
+    wanted = [(name, prompt) for name in ("ann", "bob") for prompt in ("a person boxes", "a person dances")]
+    for name, prompt in wanted * 2:
+        frames(method, request(photographs, name, prompt))
+    assert (len(runs), reader.reads) == (3, 2), "two prompts and the negative one; two people"
+
+
+def test_through_the_worker_a_reference_without_a_face_is_refused(
+    folder: Path, photographs: dict[str, str], reader: PixelFaces, tmp_path: Path
+) -> None:
+    from dataclasses import asdict
+
+    target = {"target": "baselines.consisid.adapter:ConsisID", "settings": settings(folder)}
+    lines = [{"load": {**target, "runtime": asdict(Runtime("cpu", ""))}}]
+    for index, name in enumerate(["nobody", "ann"]):
+        scratch = tmp_path / name
+        scratch.mkdir()
+        case = request(photographs, name).case
+        lines.append({"batch": [{"index": index, "case": asdict(case), "seed": 3, "folder": str(scratch)}]})
+    answers: list[Mapping] = []
+    serve([json.dumps(line).encode() for line in lines], answers.append)
+    assert "diffusers" in answers[0]["ready"]["packages"]
+    assert [(answer["index"], answer["status"]) for answer in answers[1:]] == [(0, "refused"), (1, "ok")]
+    assert answers[2]["shape"] == [9, 16, 16, 3] and answers[2]["fps"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"base": "absent"}, "the base absent is not on this machine"),
+        ({"base": ""}, "the setting base is empty"),
+        ({"num_frames": 5}, r"num_frames = 5 is not 8 k \+ 1"),
+        ({"width": 700}, "width = 700 is no multiple of 16"),
+        ({"dtype": "int8"}, "no dtype 'int8'"),
+    ],
+)
+def test_what_is_wrong_names_its_setting(folder: Path, values: dict, match: str, reader: PixelFaces) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        load(folder, **values)
+    assert len(str(caught.value).splitlines()) == 2 and next(iter(values)) in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_another_model_is_refused(folder: Path, tmp_path: Path, part: str, reader: PixelFaces) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = copy / part / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "CogVideoXTransformer3DModel"}))
+    with pytest.raises(UserError, match="this method needs"):
+        load(copy)
+
+
+def test_missing_packages_and_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None if name == "facexlib" else object())
+    with pytest.raises(UserError, match="not installed: facexlib") as caught:
+        faces.open_faces(tmp_path, "cpu", torch.float32)
+    assert "pip install" in caught.value.fix and len(str(caught.value).splitlines()) == 2
+    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
+    for name in faces.FILES[1:]:
+        (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "face_encoder" / name).touch()
+    with pytest.raises(UserError, match=r"lacks EVA02_CLIP_L_336_psz14_s6B.pt and 0 more"):
+        faces.open_faces(tmp_path, "cpu", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (IndexError("list index out of range"), RefusedError),
+        (RuntimeError("facexlib align face fail"), RefusedError),
+        (RuntimeError("CUDA error: out of memory"), RuntimeError),
+    ],
+)
+def test_upstreams_ways_to_say_no_face_are_one(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    # the module itself cannot be imported without packages that are no dependencies of ours
+    upstream = types.ModuleType("consisid_utils")
+    upstream.process_face_embeddings_infer = fail  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
+    with pytest.raises(raised):
+        faces.FaceModels((None,) * 6, "cpu", torch.float32).read("x.png")
