@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def load_original(checkpoint: Path, config: Path, dtype: torch.dtype) -> nn.Modu
     """`WanTransformer3DModel` from shards (or one file) in Wan's own key layout.
 
     Args:
-        checkpoint: a safetensors file, or a folder of them.
+        checkpoint: a file of tensors, or a folder of safetensors.
         config: folder in diffusers' layout whose transformer/config.json describes the network.
         dtype: as `load_part`; the float32 modules are taken from the stored values before anything is rounded.
 
@@ -160,28 +159,44 @@ def load_original(checkpoint: Path, config: Path, dtype: torch.dtype) -> nn.Modu
 
 
 def merged(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file, or of all such files of a folder.
+    """All tensors of one file, or of all safetensors files of a folder.
 
     Raises:
         UserError: no such file, a damaged one, or a tensor that two of them hold.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     files = sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
-    if not files or not all(file.suffix == ".safetensors" and file.is_file() for file in files):
-        raise UserError(f"{checkpoint} holds no safetensors", "give the folder of the shards, or one such file")
+    if not files:
+        raise UserError(f"{checkpoint} holds no safetensors", "give the folder of the shards, or one file")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            shard = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file} cannot be read: {line(error)}", "download it again") from error
+        shard = read_tensors(file)
         twice = tensors.keys() & shard.keys()
         if twice:
             raise UserError(f"{file} holds {min(twice)} again", "leave the shards of one checkpoint in the folder")
         tensors.update(shard)
     return tensors
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file, or of a PyTorch file that holds a flat dictionary of them and nothing to run.
+
+    Raises:
+        UserError: no such file, a damaged one, or one that holds something else.
+    """
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{file} cannot be read: {line(error)}", "download it again") from error
+    if not (isinstance(held, dict) and all(isinstance(tensor, torch.Tensor) for tensor in held.values())):
+        raise UserError(f"{file} is no dictionary of tensors", "give the file that the card names")
+    return held
 
 
 def expected_keys(cls: Any, config: Path) -> set[str]:
@@ -208,8 +223,3 @@ def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 def line(error: BaseException) -> str:
     """The first line of an error."""
     return (str(error).strip() or type(error).__name__).partition("\n")[0]
-
-
-def module_of(network: nn.Module) -> str:
-    """Full name of a network's class, for records."""
-    return f"{sys.modules[type(network).__module__].__name__}.{type(network).__name__}"

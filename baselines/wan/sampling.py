@@ -81,3 +81,28 @@ def predict(network: nn.Module, latents: Tensor, t: Tensor, text: Tensor, image:
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance: u + scale (c - u) (Ho & Salimans 2022)."""
     return unconditional + scale * (conditional - unconditional)
+
+
+def text_guided(
+    network: nn.Module,
+    texts: tuple[Tensor, Tensor],
+    scale: float,
+    condition: Tensor | None = None,
+    image: Tensor | None = None,
+) -> Velocity:
+    """Classifier-free guidance on the text alone: condition and image tokens are in both passes.
+
+    Args:
+        network: `WanTransformer3DModel`.
+        texts: embeddings [1,512,D] of prompt and negative prompt.
+        scale: of the guidance.
+        condition: channels [1,C',F,h,w] behind those of the state, for image-to-video networks.
+        image: tokens [1,N,D'] of CLIP.
+    """
+
+    def velocity(latents: Tensor, t: Tensor) -> Tensor:
+        x = latents if condition is None else torch.cat([latents, condition], 1)
+        prompted, negative = (predict(network, x, t, text, image) for text in texts)
+        return guided(prompted, negative, scale)
+
+    return velocity

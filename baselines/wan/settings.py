@@ -101,3 +101,15 @@ def place(settings: Mapping[str, Scalar], name: str, runtime: Runtime) -> Path:
             return path
     below = Path(runtime.weights_dir, given)
     raise UserError(f"the {name} {given} is not on this machine", f"download it to {below}, or --set {name}=PATH")
+
+
+def dropped(settings: Mapping[str, Scalar]) -> int:
+    """How many frames are cut off the start of a video: those that hold references.
+
+    Raises:
+        UserError: nothing would be left, or the number is below 0.
+    """
+    drop, frames = int(settings["drop"] or 0), int(settings["num_frames"] or 0)
+    if not 0 <= drop < frames:
+        raise UserError(f"drop = {drop} is not in 0..{frames - 1}", "--set drop=N, such as 4")
+    return drop

@@ -225,9 +225,9 @@ def test_a_base_that_does_not_fit_is_refused(base: Path, tmp_path: Path) -> None
     for part, name in {"transformer": "diffusion_pytorch_model", "text_encoder": "model"}.items():
         weights = (folder := broken(f"gap-{part}")) / part / f"{name}.safetensors"
         tensors = load_file(weights)
-        last = max(tensors)
-        save_file({key: tensor for key, tensor in tensors.items() if key != last}, weights, {"format": "pt"})
-        refused(folder, f"lacks {last}")
+        first = min(tensors)
+        save_file({key: tensor for key, tensor in tensors.items() if key != first}, weights, {"format": "pt"})
+        refused(folder, f"lacks {first}")
     (folder := broken("cut")).joinpath("vae/diffusion_pytorch_model.safetensors").write_bytes(b"\x08")
     refused(folder, "vae cannot be loaded")
     edit((folder := broken("stranger")) / "model_index.json", vae=["subprocess", "Popen"])

@@ -1,0 +1,1 @@
+"""Phantom: references as clean frames after the video, and guidance of three passes."""
