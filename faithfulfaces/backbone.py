@@ -12,7 +12,7 @@ import torch
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, WanVACEPipeline, WanVACETransformer3DModel
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
     from torch import nn
 
 PIECES = {
@@ -37,19 +37,47 @@ def load_vace(folder: Path, dtype: torch.dtype = torch.bfloat16) -> WanVACEPipel
     Raises:
         UserError: a piece is missing, damaged, or not of the class that VACE needs.
     """
-    from diffusers import UniPCMultistepScheduler, WanVACEPipeline
+    _config(folder, "transformer")
+    pipeline = load_encoders(folder, dtype)
+    pipeline.register_modules(transformer=load_transformer(folder, dtype))
+    return pipeline
 
-    configs = {part: _config(folder, part) for part in PIECES}
-    _expect_class(folder, "scheduler", configs["scheduler"], "UniPCMultistepScheduler")
-    transformer, vae = load_transformer(folder, dtype), load_vae(folder)
-    text_encoder = _load_text_encoder(folder, dtype)
+
+def load_encoders(folder: Path, dtype: torch.dtype = torch.bfloat16) -> WanVACEPipeline:
+    """As `load_vace` without the transformer: what encodes videos, references and prompts.
+
+    Args:
+        folder: with vae, text_encoder, tokenizer and scheduler.
+        dtype: of the text encoder.
+
+    Raises:
+        UserError: as `load_vace`.
+    """
+    from diffusers import WanVACEPipeline
+
+    # what is small first: no minutes of reading before a refusal
+    for part in ("vae", "text_encoder", "tokenizer"):
+        _config(folder, part)
     return WanVACEPipeline(
+        scheduler=load_scheduler(folder),
         tokenizer=_load_tokenizer(folder),
-        text_encoder=text_encoder,
-        vae=vae,
-        scheduler=UniPCMultistepScheduler.from_config(configs["scheduler"]),
-        transformer=transformer,
+        vae=load_vae(folder),
+        text_encoder=_load_text_encoder(folder, dtype),
+        transformer=None,
     )
+
+
+def load_scheduler(folder: Path) -> UniPCMultistepScheduler:
+    """The sampler that the base was published with.
+
+    Raises:
+        UserError: as `load_vace`.
+    """
+    from diffusers import UniPCMultistepScheduler
+
+    config = _config(folder, "scheduler")
+    _expect_class(folder, "scheduler", config, "UniPCMultistepScheduler")
+    return UniPCMultistepScheduler.from_config(config)
 
 
 def load_transformer(folder: Path, dtype: torch.dtype = torch.bfloat16) -> WanVACETransformer3DModel:

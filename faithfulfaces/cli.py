@@ -14,6 +14,10 @@ from typing import Annotated
 
 import typer
 
+from faithfulfaces.cli_analyse import analyse
+from faithfulfaces.cli_encode import encode
+from faithfulfaces.cli_export import convert, export, import_lora
+from faithfulfaces.cli_sample import sample
 from ffbench.errors import UserError
 
 app = typer.Typer(
@@ -59,6 +63,14 @@ def _progress(step: int, values: Mapping[str, float]) -> None:
     shown = ("loss_pia", "loss_fm", "information_bound", "temperature", "grad_norm", "seconds_per_step")
     words = [f"{name} {values[name]:.4g}" for name in shown if name in values]
     typer.echo(f"step {step}  {'  '.join(words)}", err=True)
+
+
+app.command()(encode)
+app.command()(sample)
+app.command()(export)
+app.command("import")(import_lora)
+app.command()(convert)
+app.command()(analyse)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 One sample is the members that share a key: `KEY.json` with identity, prompt, crops and angles, `KEY.<crop>.jpg`, and
 where made `KEY.mp4` and `KEY.cache.safetensors` (latents, reference, text). `blank.safetensors` beside the shards holds
-the latents of VACE's grey video once for all.
+what is the same for all clips: `blank`, the latents of VACE's grey video, and `negative`, the negative prompt.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import math
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -59,8 +59,8 @@ class _Clip(NamedTuple):
     cache: _Place | None
 
 
-def write_shard(path: Path, samples: Sequence[Sample]) -> None:
-    """Write one shard, the same bytes for the same samples; it appears whole or not at all.
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Write one shard, the same bytes for the same samples; it appears whole or not at all, once all are drawn.
 
     Raises:
         ValueError: for a key with a dot, or angles that do not match the crops.
@@ -85,6 +85,44 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     partial.replace(path)
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Samples of one shard as `write_shard` was given them, one in memory at a time.
+
+    Raises:
+        UserError: when the file is no whole tar, or a sample is incomplete; names shard and sample.
+    """
+    with path.open("rb") as file:
+        places = _members(file, path)
+
+        def read(name: str) -> bytes:
+            return os.pread(file.fileno(), places[name].size, places[name].offset)
+
+        for key in _keys(places):
+            about = _read_json(file.fileno(), places[f"{key}.json"], path, key)
+            names = _crop_names(about, places, path, key)
+            taken = {f"{key}.json", *names}
+            others = [name for name in places if name.startswith(f"{key}.") and name not in taken]
+            yield Sample(
+                key=key,
+                identity=about["identity"],
+                prompt=about["prompt"],
+                crops=[read(name) for name in names],
+                euler=[tuple(crop["euler"]) for crop in about["crops"]],
+                reference=about["reference"],
+                files={name.removeprefix(f"{key}."): read(name) for name in others},
+            )
+
+
+def count_samples(path: Path) -> int:
+    """Samples of one shard, from its headers alone.
+
+    Raises:
+        UserError: when the file is no whole tar.
+    """
+    with path.open("rb") as file:
+        return len(_keys(_members(file, path)))
 
 
 class ShardClips:
@@ -114,18 +152,10 @@ class ShardClips:
 
     def _index(self, path: Path) -> None:
         with path.open("rb") as file:
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    places = {m.name: _Place(m.offset_data, m.size) for m in tar if m.isfile()}
-            except tarfile.TarError as error:
-                raise UserError(f"shard {path.name} is no whole tar file: {error}", "copy or write it again") from error
-            for name in [name for name in places if name.endswith(".json")]:
-                key = name.removesuffix(".json")
-                about = _read_json(file.fileno(), places[name], path, key)
-                try:
-                    crops = [places[f"{key}.{crop['name']}"] for crop in about["crops"]]
-                except KeyError as error:
-                    raise _incomplete(path, key, f"member {error.args[0]} is missing") from error
+            places = _members(file, path)
+            for key in _keys(places):
+                about = _read_json(file.fileno(), places[f"{key}.json"], path, key)
+                crops = [places[name] for name in _crop_names(about, places, path, key)]
                 euler = np.array([crop["euler"] for crop in about["crops"]], dtype=np.float32)
                 self._clips.append(_Clip(path, key, crops, euler, places.get(f"{key}.cache.safetensors")))
                 self.identities.append(about["identity"])
@@ -170,19 +200,43 @@ class ShardClips:
         return os.pread(self._files[shard], place.size, place.offset)
 
 
+def _members(file: BinaryIO, path: Path) -> dict[str, _Place]:
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            return {m.name: _Place(m.offset_data, m.size) for m in tar if m.isfile()}
+    except tarfile.TarError as error:
+        raise UserError(f"shard {path.name} is no whole tar file: {error}", "copy or write it again") from error
+
+
+def _keys(places: Mapping[str, _Place]) -> list[str]:
+    return [name.removesuffix(".json") for name in places if name.endswith(".json")]
+
+
+def _crop_names(about: Mapping[str, Any], places: Mapping[str, _Place], shard: Path, key: str) -> list[str]:
+    names = [f"{key}.{crop['name']}" for crop in about["crops"]]
+    for name in names:
+        if name not in places:
+            raise _incomplete(shard, key, f"member {name} is missing")
+    return names
+
+
 def _read_json(descriptor: int, place: _Place, shard: Path, key: str) -> dict[str, Any]:
     try:
         about = json.loads(os.pread(descriptor, place.size, place.offset))
         if about["version"] != SHARD_VERSION:
             raise _incomplete(shard, key, f"version {about['version']}, this program reads {SHARD_VERSION}")
         angles = [crop["euler"] for crop in about["crops"]]
-        sound = isinstance(about["identity"], str) and 0 <= about["reference"] < len(angles)
+        sound = (
+            isinstance(about["identity"], str)
+            and isinstance(about["prompt"], str)
+            and 0 <= about["reference"] < len(angles)
+        )
         sound &= all(len(a) == 3 and all(math.isfinite(x) for x in a) for a in angles)
     except (ValueError, KeyError, TypeError) as error:
         raise _incomplete(shard, key, f"its json is damaged ({error!r})") from error
     if not sound:
         raise _incomplete(
-            shard, key, "its json needs an identity, a reference among the crops, three finite angles each"
+            shard, key, "its json needs an identity, a prompt, a reference among the crops, three finite angles each"
         )
     return dict(about)
 
