@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner
 from faithfulfaces.config import Aligner, Faces
@@ -38,6 +39,8 @@ class ModelConfig:
     faces: Faces = field(default_factory=Faces)
     base: str = "Wan-AI/Wan2.1-VACE-14B-diffusers"
     """Folder or hub name of the base that it was trained on."""
+    sampling: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    """Fields of `faithfulfaces.pipeline.Sampling` that this checkpoint wants otherwise, such as its frames' size."""
 
 
 class Parts(NamedTuple):
@@ -73,7 +76,7 @@ def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
     config = _read_config(folder / CONFIG)
     tensors = load_state_dict(folder / WEIGHTS)
     gate = tensors.get("prior.projection.weight")
-    width = len(gate) // (6 if config.injection == "modulation" else 1) if gate is not None else 1
+    width = base_width(gate, config.injection) if gate is not None else 1
     aligner, prior = PoseSharedIdentityAligner(config.aligner), Prior(config.aligner.dim, width, config.injection)
     own = {f"{name}.{key}" for name, net in (("aligner", aligner), ("prior", prior)) for key in net.state_dict()}
     for name, net in (("aligner", aligner), ("prior", prior)):
@@ -94,6 +97,34 @@ def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
         )
     lora = read_lora(folder / LORA).weights if (folder / LORA).is_file() else None
     return config, Parts(aligner, prior, lora)
+
+
+def with_lora(parts: Parts, config: ModelConfig, lora: LoraWeights, source: str) -> Parts:
+    """The parts with another LoRA.
+
+    Args:
+        parts: of the checkpoint.
+        config: of the checkpoint.
+        lora: for the same base; rank and targets are free.
+        source: the LoRA's file, for messages.
+
+    Raises:
+        UserError: when the LoRA's attentions are of another width than the base that the prior was trained on.
+    """
+    width = base_width(parts.prior.projection.weight, config.injection)
+    for key, tensor in sorted(lora.tensors.items()):
+        wide = tensor.shape[1 if ".lora_A." in key else 0]
+        if ".attn" in key and wide != width:
+            raise UserError(
+                f"{source}: {key} is made for a base of width {wide}, the checkpoint's has {width}",
+                "give a LoRA of the same base (14B: 5120, 1.3B: 1536)",
+            )
+    return parts._replace(lora=lora)
+
+
+def base_width(projection: Tensor, injection: Injection) -> int:
+    """Width of the base that a prior's projection [out, D] was made for; `modulation` speaks to each token sixfold."""
+    return len(projection) // (6 if injection == "modulation" else 1)
 
 
 def _read_config(path: Path) -> ModelConfig:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +19,7 @@ from faithfulfaces.backbone import load_vace
 from faithfulfaces.config import Faces
 from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, resized
 from faithfulfaces.lora import load, state
-from faithfulfaces.model import ModelConfig, Parts, load_model, save_model
+from faithfulfaces.model import ModelConfig, Parts, base_width, load_model, save_model
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,21 @@ class Sampling:
             raise UserError(f"euler_noise_degrees = {self.euler_noise_degrees} is not in 0..180", "give it such as 10")
 
 
+def sampling_of(config: ModelConfig, given: Mapping[str, Any]) -> Sampling:
+    """What is given; else what the checkpoint wants; else the defaults.
+
+    Raises:
+        UserError: an option out of range, or one of the checkpoint's that `Sampling` does not know.
+    """
+    unknown = sorted(config.sampling.keys() - {item.name for item in fields(Sampling)})
+    if unknown:
+        raise UserError(
+            f"the checkpoint's config.json has the unknown sampling option {unknown[0]!r}",
+            f"take it out; there are {', '.join(item.name for item in fields(Sampling))}",
+        )
+    return Sampling(**{**config.sampling, **given})
+
+
 class FaithfulFacesPipeline:
     """Base, trained parts and face reader together.
 
@@ -87,7 +103,7 @@ class FaithfulFacesPipeline:
     def __init__(self, vace: WanVACEPipeline, config: ModelConfig, parts: Parts, faces: FaceReader) -> None:
         arch = vace.transformer.config
         width = arch.num_attention_heads * arch.attention_head_dim
-        wide = len(parts.prior.projection.weight) // (6 if config.injection == "modulation" else 1)
+        wide = base_width(parts.prior.projection.weight, config.injection)
         if wide != width:
             raise UserError(
                 f"the checkpoint was trained on a base of width {wide}, this base has {width}",
@@ -139,13 +155,13 @@ class FaithfulFacesPipeline:
             image: PIL image or uint8 [H,W,3] RGB; its largest face counts.
             prompt: what happens.
             seed: noise is drawn on the CPU, alike for every device.
-            **options: fields of `Sampling`.
+            **options: fields of `Sampling`; the others are as the checkpoint says.
 
         Raises:
             UserError: no face in the image, or an option out of range.
             FloatingPointError: the base made values that are not finite.
         """
-        sampling = Sampling(**options)
+        sampling = sampling_of(self.config, options)
         return self.generate(self.faces.read(as_rgb(image)), prompt, seed, sampling)
 
     @torch.no_grad()

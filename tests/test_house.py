@@ -21,6 +21,8 @@ PRINTERS = {
     "ffbench/cli_look.py",
     "ffbench/cli_groups.py",
     "faithfulfaces/cli.py",
+    "faithfulfaces/cli_analyse.py",
+    "faithfulfaces/cli_sample.py",
 }
 
 

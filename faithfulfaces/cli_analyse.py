@@ -1,0 +1,61 @@
+"""`faithfulfaces analyse`: which dictionary elements know which pose, do people stay apart, did the loss settle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from faithfulfaces.analyse import Analysis
+
+
+def analyse(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run of faithfulfaces train, or a checkpoint.")],
+    shards: Annotated[Path, typer.Option(help="Folder of shards (*.tar); of people not trained on, best.")],
+    out: Annotated[Path, typer.Option(help="Folder of pictures, JSON and CSV.")],
+    faces: Annotated[int, typer.Option(min=1, help="Faces that are looked at, at most.")] = 20_000,
+    people: Annotated[int, typer.Option(min=2, help="People of the map of identities.")] = 7,
+    poses: Annotated[int, typer.Option(min=2, help="Faces of each of them.")] = 8,
+    permutations: Annotated[int, typer.Option(min=1, help="Shuffles of the poses, as a control.")] = 999,
+    seed: Annotated[int, typer.Option(help="Of draws and shuffles.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON.")] = False,
+) -> None:
+    """Look into a trained aligner: dictionary by pose (Fig. 7), map of identities (Fig. 6), loss (Fig. 10)."""
+    from faithfulfaces.analyse import Options, to_json
+    from faithfulfaces.analyse import analyse as run
+
+    options = Options(faces=faces, people=people, poses=poses, permutations=permutations, seed=seed)
+    found = run(folder, shards, out, options)
+    typer.echo(json.dumps(to_json(found), indent=1) if as_json else _told(found))
+    for picture, why in found.missing.items():
+        typer.echo(f"no {picture}.png: {why}", err=True)
+    typer.echo(f"aligner of {found.source}; pictures, JSON and CSV: {out}", err=True)
+
+
+def _told(found: Analysis) -> str:
+    lines = []
+    for group in found.dictionary.groups:
+        often, apart = (
+            "  ".join(f"{one.element} ({one.share:.0%})" for one in listed[:3])
+            for listed in (group.elements, group.particular)
+        )
+        words = f"   most activated {often}   most particular {apart or '-'}" if group.faces else ""
+        lines.append(f"{group.group:8} {group.faces:6} faces{words}")
+    pose = found.dictionary.winner_and_pose
+    lines.append(
+        f"strongest element and pose group: {pose.bits:.3f} bits over {pose.faces} faces of {pose.people} people; "
+        f"shuffled within people {pose.shuffled_mean:.3f}, 95% below {pose.shuffled_q95:.3f}; p = {pose.p:.3g}"
+        if not pose.reason
+        else f"strongest element and pose group: not measured, {pose.reason}"
+    )
+    for one in found.identities:
+        count = len({point.identity for point in one.points})
+        lines.append(
+            f"{one.of}: silhouette of {count} people {one.silhouette:.3f} ({one.silhouette_in_plane:.3f} drawn)"
+        )
+    if found.loss is not None:
+        lines.append(f"L_PIA {found.loss.settled_pia:.3f} over the last tenth of the log")
+    return "\n".join(lines)
