@@ -19,9 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ffbench.errors import UserError
 from ffbench.extract.align import align
+from ffbench.extract.crops import Face, crop, usable
 from ffbench.extract.curricular import CurricularBackbone
 from ffbench.extract.detect import Detections, Mtcnn, largest
-from ffbench.extract.extractor import Extractor, Face, crop, usable
+from ffbench.extract.extractor import Extractor
 from ffbench.extract.inception import TorchvisionInception
 from ffbench.extract.networks import build, open_networks
 from ffbench.extract.track import FaceTrack
