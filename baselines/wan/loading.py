@@ -141,9 +141,13 @@ def load_original(checkpoint: Path, config: Path, dtype: torch.dtype) -> nn.Modu
     Raises:
         UserError: no shards, or keys or shapes that do not fit.
     """
+    return from_original(merged(checkpoint), checkpoint, config, dtype)
+
+
+def from_original(stored: dict[str, torch.Tensor], checkpoint: Path, config: Path, dtype: torch.dtype) -> nn.Module:
+    """As `load_original`, of tensors that were read already; `checkpoint` is for messages."""
     from diffusers import WanTransformer3DModel
 
-    stored = merged(checkpoint)
     expected = expected_keys(WanTransformer3DModel, config)
     renamed = _renamed(stored)
     refuse_gaps(checkpoint, expected - renamed, renamed - expected)
@@ -178,7 +182,9 @@ def merged(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, or of a PyTorch file that holds a flat dictionary of them and nothing to run.
+    """Tensors of a safetensors file, or of a PyTorch file that holds a dictionary of them and nothing to run.
+
+    A PyTorch file may hold it as `state_dict`, as trainers write it.
 
     Raises:
         UserError: no such file, a damaged one, or one that holds something else.
@@ -194,6 +200,8 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         held = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{file} cannot be read: {line(error)}", "download it again") from error
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        held = held["state_dict"]
     if not (isinstance(held, dict) and all(isinstance(tensor, torch.Tensor) for tensor in held.values())):
         raise UserError(f"{file} is no dictionary of tensors", "give the file that the card names")
     return held
