@@ -121,6 +121,10 @@ class Api:
             transport=httpx.HTTPTransport(verify=network.trust or True) if local else None,
         )
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
     def call(self, verb: str, path: str, body: Mapping[str, Any] | None = None, **query: str) -> dict[str, Any]:
         """One exchange; the JSON body of a success.
 

@@ -58,6 +58,10 @@ class Journal:
             # two run folders order apart: the mark tells their tasks from each other at the vendor
             self._write({"nonce": secrets.token_hex(4)})
 
+    def close(self) -> None:
+        """Let another process have it."""
+        self._lock.release()
+
     def entry(self, key: str) -> Entry | None:
         """The newest order of a key."""
         return self._entries.get(key)
