@@ -140,6 +140,10 @@ class Data:
     """Videos of one forward on one GPU; accumulation is video_batch / (GPUs x this) and must come out whole."""
     text_tokens: int = 512
     """Length that prompts are padded to, the base's."""
+    text_drop: float = 0.0
+    """Share of videos that are shown without their prompt, for guidance; LoRA training keeps every prompt."""
+    temporal_factor: int = 4
+    """Frames in one latent frame after the first, the VAE's."""
     workers: int = 4
     """Threads that read and decode, in each process."""
     ahead: int = 2
@@ -157,11 +161,21 @@ class Data:
             "text_tokens",
             "workers",
             "ahead",
+            "temporal_factor",
         )
         if self.pair_batch < 2:
             raise ValueError("Data.pair_batch must be at least 2: one pair has no negatives")
-        if self.num_frames % 4 != 1:
-            raise ValueError(f"Data.num_frames must be 4k + 1 (the VAE's frames), got {self.num_frames}")
+        if self.num_frames % self.temporal_factor != 1:
+            raise ValueError(
+                f"Data.num_frames must be {self.temporal_factor}k + 1 (the VAE's frames), got {self.num_frames}"
+            )
+        if not 0 <= self.text_drop < 1:
+            raise ValueError(f"Data.text_drop must lie in 0..1, got {self.text_drop}")
+
+    @property
+    def latent_frames(self) -> int:
+        """F, latent frames of a video."""
+        return (self.num_frames - 1) // self.temporal_factor + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +248,12 @@ class Train:
     steps: int = 5000
     """Optimizer steps (Section 4.1)."""
     seed: int = 0
-    aligner: Aligner = Aligner()
+    aligner: Aligner | None = Aligner()
+    """None trains the base itself, every tensor of it, by L_FM: how the mini world's base was made."""
     base: Base | None = None
     """None trains the aligner alone, by L_PIA."""
     lora: Lora | None = None
+    """With aligner and base: how the frozen base learns."""
     injection: Literal["add", "token", "modulation"] = "add"
     """Where S enters the base. **open**."""
     prior_grad: bool = False
@@ -250,5 +266,10 @@ class Train:
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "log_every")
-        if (self.base is None) != (self.lora is None):
-            raise ValueError("Train.base and Train.lora come together: a frozen base learns through its LoRA alone")
+        if self.aligner is None and self.base is None:
+            raise ValueError("Train.aligner and Train.base are both None: nothing would be trained")
+        if (self.lora is not None) != (self.aligner is not None and self.base is not None):
+            raise ValueError(
+                "Train.lora goes with Train.aligner and Train.base together: beside an aligner a frozen base learns "
+                "through its LoRA alone; an aligner or a base by itself has none"
+            )

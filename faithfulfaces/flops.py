@@ -39,7 +39,7 @@ class VideoWork:
 
 def num_tokens(data: Data) -> int:
     """Tokens of a video: an 8x8x4 VAE, 2x2 patches, and one reference frame."""
-    frames = (data.num_frames + 3) // 4 + 1
+    frames = data.latent_frames + 1
     return frames * (data.height // 16) * (data.width // 16)
 
 

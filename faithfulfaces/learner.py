@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,16 +26,16 @@ from ffbench.errors import UserError
 
 
 class Learner(nn.Module):
-    """Aligner and temperature; with a base also the transformer and the prior that carries S into it."""
+    """Aligner and temperature, or a transformer; with both, also the prior that carries S into the transformer."""
 
     def __init__(self, config: Train, transformer: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.aligner = PoseSharedIdentityAligner(config.aligner)
-        self.temperature = losses.Temperature()
+        self.aligner = PoseSharedIdentityAligner(config.aligner) if config.aligner else None
+        self.temperature = losses.Temperature() if config.aligner else None
         self.transformer = transformer
         self.prior: Prior | None = None
-        if transformer is not None:
+        if transformer is not None and config.aligner:
             width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
             self.prior = Prior(config.aligner.dim, width, config.injection)
 
@@ -45,27 +46,36 @@ class Learner(nn.Module):
 
     def flow_loss(self, videos: Videos, blank: Tensor, noise: torch.Generator) -> Tensor:
         """L_FM of a micro-batch: the reference frame is noised and counted like the video's own frames."""
-        if self.transformer is None or self.prior is None:
+        if self.transformer is None:
             raise ValueError("L_FM needs a base (Train.base)")
-        with torch.set_grad_enabled(self.config.prior_grad and torch.is_grad_enabled()):
-            s_BD = self.align(videos.crops, videos.euler).s_BD
         clean = torch.cat([videos.reference, videos.latents], dim=2).float()
         uniform = torch.rand(len(clean), generator=noise, device=clean.device)
         sigma = losses.shifted_sigmas(uniform, self.config.base.shift)
         drawn = torch.randn(clean.shape, generator=noise, device=clean.device)
         noisy, target = losses.noised(clean, drawn, sigma)
+        text = videos.text
+        if self.config.data.text_drop:
+            kept = torch.rand(len(text), generator=noise, device=text.device) >= self.config.data.text_drop
+            text = text * kept.to(text)[:, None, None]
         dtype = getattr(torch, self.config.parallel.dtype)
         # no cache of casts: a cached copy of an adapter would outlive the sharded tensor that it was made from
         autocast = torch.autocast(clean.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
-        with autocast, self.prior.attached(self.transformer, s_BD):
+        with autocast, self._with_prior(videos):
             (prediction,) = self.transformer(
                 hidden_states=noisy.to(dtype),
                 timestep=1000 * sigma,
-                encoder_hidden_states=videos.text.to(dtype),
+                encoder_hidden_states=text.to(dtype),
                 control_hidden_states=vace_context(videos.reference, blank).to(dtype),
                 return_dict=False,
             )
         return losses.flow_matching_loss(prediction, target, losses.flow_matching_weight(sigma))
+
+    def _with_prior(self, videos: Videos) -> AbstractContextManager[None]:
+        if self.prior is None:
+            return nullcontext()
+        with torch.set_grad_enabled(self.config.prior_grad and torch.is_grad_enabled()):
+            s_BD = self.align(videos.crops, videos.euler).s_BD
+        return self.prior.attached(self.transformer, s_BD)
 
 
 class PairLoss(NamedTuple):
@@ -109,7 +119,8 @@ def build(config: Train, world: World) -> Learner:
             _materialise(transformer, world)
             _load_base(transformer, base_folder(config.base))
         transformer.to(world.device)
-        _init_adapters(transformer, config.seed)
+        if config.lora:
+            _init_adapters(transformer, config.seed)
     torch.manual_seed(config.seed)
     learner = Learner(config, transformer)
     for part in (learner.aligner, learner.temperature, learner.prior):
@@ -135,10 +146,12 @@ def base_folder(base: Base) -> Path:
 
 
 def bare_transformer(config: Train, arch: Mapping[str, Any]) -> nn.Module:
-    """A base with its adapters on the current device: frozen part in the compute dtype, adapters in float32."""
+    """A base on the current device: with adapters, those in float32 and the frozen part in the compute dtype."""
     from diffusers import WanVACETransformer3DModel
 
     transformer = WanVACETransformer3DModel.from_config(dict(arch))
+    if config.lora is None:
+        return transformer.train()
     dtype = getattr(torch, config.parallel.dtype)
     # the parts that diffusers itself keeps in float32, when it loads a model in a smaller type
     precise = tuple(WanVACETransformer3DModel._keep_in_fp32_modules)
@@ -178,7 +191,7 @@ def _load_base(transformer: nn.Module, folder: Path) -> None:
     wanted = {
         name.replace(".base_layer.", "."): parameter.detach()
         for name, parameter in transformer.named_parameters()
-        if not parameter.requires_grad
+        if ".lora_" not in name
     }
     if present != wanted.keys():
         missing, unknown = sorted(wanted.keys() - present), sorted(present - wanted.keys())

@@ -15,7 +15,8 @@ TEXT_DIM = 4096
 
 def made_up_clips(config: Train) -> InMemoryClips:
     """Twice as many clips as a batch takes, each of its own identity: noise about one colour an identity."""
-    count, size = 2 * max(config.data.pair_batch, config.data.video_batch), config.aligner.image_size
+    count = 2 * max(config.data.pair_batch, config.data.video_batch)
+    size = config.aligner.image_size if config.aligner else 8
     rng = np.random.default_rng(config.seed)
     colours = rng.integers(40, 216, (count, 1, 1, 1, 3))
     crops = (colours + rng.integers(-40, 40, (count, CROPS, size, size, 3))).astype(np.uint8)
@@ -23,7 +24,7 @@ def made_up_clips(config: Train) -> InMemoryClips:
     names = [f"person{i:05d}" for i in range(count)]
     if config.base is None:
         return InMemoryClips(names, crops, euler)
-    frames, height, width = (config.data.num_frames + 3) // 4, config.data.height // 8, config.data.width // 8
+    frames, height, width = config.data.latent_frames, config.data.height // 8, config.data.width // 8
     generator = torch.Generator().manual_seed(config.seed)
 
     def latents(frames: int) -> torch.Tensor:

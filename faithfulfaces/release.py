@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from faithfulfaces import lora
@@ -18,10 +19,13 @@ from faithfulfaces.prior import Prior
 def release(learner: Learner, folder: Path, world: World) -> None:
     """Write the trained parts as `FaithfulFacesPipeline.from_pretrained` reads them; every process must call.
 
-    A run without a base has no prior to inject S with, and writes nothing.
+    A run without a base has no prior to inject S with, and writes nothing. A run without an aligner writes the base,
+    as diffusers' `save_pretrained` does.
     """
-    if learner.transformer is None or learner.prior is None:
+    if learner.transformer is None:
         return
+    if learner.prior is None or learner.aligner is None:
+        return _release_base(learner.transformer, folder, world)
     config = learner.config
     adapters = lora.state(learner.transformer)
     # gathering is collective: all processes go through all tensors in one order
@@ -36,6 +40,16 @@ def release(learner: Learner, folder: Path, world: World) -> None:
         )
         about = ModelConfig(aligner=config.aligner, injection=config.injection, base=config.base.folder)
         save_model(folder, about, parts)
+    barrier(world)
+
+
+def _release_base(transformer: nn.Module, folder: Path, world: World) -> None:
+    state = _whole_state(transformer)
+    if world.first:
+        with torch.device("meta"):
+            plain = type(transformer).from_config(dict(transformer.config))
+        plain.load_state_dict(state, assign=True)
+        plain.save_pretrained(str(folder))
     barrier(world)
 
 

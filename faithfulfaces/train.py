@@ -16,7 +16,9 @@ Report = Callable[[int, Mapping[str, float]], None]
 CONFIG, MODEL = "config.json", "model"
 
 
-def run(config: Train, out: Path, *, resume: bool = False, report: Report | None = None) -> None:
+def run(
+    config: Train, out: Path, *, resume: bool = False, report: Report | None = None, clips: Clips | None = None
+) -> None:
     """Train in this process, or as one of torchrun's.
 
     Args:
@@ -24,6 +26,7 @@ def run(config: Train, out: Path, *, resume: bool = False, report: Report | None
         out: folder of the run: config.json, log.jsonl, checkpoints, and at the end model.
         resume: go on from the newest checkpoint; without one, start.
         report: called with what is logged, on the first process.
+        clips: what to learn from; by default the recipe's shards.
 
     Raises:
         UserError: when the folder holds a run already, or the recipe does not fit data or machine.
@@ -36,7 +39,7 @@ def run(config: Train, out: Path, *, resume: bool = False, report: Report | None
         raise UserError(f"{out} holds a run already", "go on with --resume, or choose another --out")
     world = parallel.start()
     try:
-        trainer = Trainer(config, open_clips(config), world, out)
+        trainer = Trainer(config, clips or open_clips(config), world, out)
         if resume:
             trainer.resume()
         parallel.barrier(world)
@@ -60,7 +63,7 @@ def open_clips(config: Train) -> Clips:
 
     if not config.data.shards:
         return made_up_clips(config)
-    return ShardClips(Path(config.data.shards), config.aligner.image_size)
+    return ShardClips(Path(config.data.shards), config.aligner.image_size if config.aligner else 1)
 
 
 if __name__ == "__main__":

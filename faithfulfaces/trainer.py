@@ -52,8 +52,10 @@ class Trainer:
         self.config, self.clips, self.world, self.out = config, clips, world, out
         data = config.data
         self.micro_batches = accumulation(data, world.size) if config.base else 0
-        pairs = PairSampler(clips, data.pair_batch, config.seed)
-        self.pairs: Loader[Pairs] = Loader(pairs, world.rank, world.size, data.workers, data.ahead)
+        self.pairs: Loader[Pairs] | None = None
+        if config.aligner:
+            pairs = PairSampler(clips, data.pair_batch, config.seed)
+            self.pairs = Loader(pairs, world.rank, world.size, data.workers, data.ahead)
         self.videos: Loader[Videos] | None = None
         if config.base:
             videos = VideoSampler(clips, data.video_batch, config.seed, data.text_tokens)
@@ -70,7 +72,8 @@ class Trainer:
         self.noise = parallel.noise_generator(config.seed, world)
         self.step = 0
         self.waited = 0.0
-        self.used_C = torch.zeros(config.aligner.elements, dtype=torch.bool, device=world.device)
+        elements = config.aligner.elements if config.aligner else 0
+        self.used_C = torch.zeros(elements, dtype=torch.bool, device=world.device)
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; the log's terms as tensors on the device.
@@ -86,14 +89,15 @@ class Trainer:
         terms: dict[str, Tensor] = {}
         if self.videos is not None:
             terms["loss_fm"] = self._flow_backward(self._next(self.videos))
-        aligned, winners = pair_loss(self.learner, self._next(self.pairs), self.world)
-        aligned.loss.backward()
-        self.used_C[winners] = True
-        terms |= {
-            "loss_pia": aligned.loss.detach(),
-            "information_bound": aligned.information_bound,
-            "accuracy": aligned.accuracy,
-        }
+        if self.pairs is not None:
+            aligned, winners = pair_loss(self.learner, self._next(self.pairs), self.world)
+            aligned.loss.backward()
+            self.used_C[winners] = True
+            terms |= {
+                "loss_pia": aligned.loss.detach(),
+                "information_bound": aligned.information_bound,
+                "accuracy": aligned.accuracy,
+            }
         norm = nn.utils.clip_grad_norm_(self.trainable, self.config.optim.grad_clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         # the one wait for the device in a step: a broken gradient must never reach the weights
@@ -104,7 +108,8 @@ class Trainer:
                 "go on from the last checkpoint with a lower Optim.lr, or look at the samples of this step",
             )
         self.optimizer.step()
-        self.learner.temperature.clamp()
+        if self.learner.temperature is not None:
+            self.learner.temperature.clamp()
         return terms | {"grad_norm": norm}
 
     def _flow_backward(self, videos: Videos) -> Tensor:
@@ -148,21 +153,24 @@ class Trainer:
 
     @torch.no_grad()
     def _logged(self, terms: Mapping[str, Tensor], seconds: float, steps: int) -> dict[str, float]:
-        used = self.used_C.float()
-        if self.world.mesh is not None:
-            torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
-        self.used_C.zero_()
         values = {name: float(value) for name, value in terms.items()}
         values |= {
-            "loss": values["loss_pia"] + values.get("loss_fm", 0.0),
-            "temperature": 1 / float(self.learner.temperature()),
-            "dictionary_usage": float(used.mean()),
+            "loss": values.get("loss_pia", 0.0) + values.get("loss_fm", 0.0),
             "lr": self.optimizer.param_groups[0]["lr"],
             "memory_gib": _peak_gib(self.world.device),
             "data_wait_share": self.waited / seconds,
             "seconds_per_step": seconds / steps,
-            "pairs_per_second": self.config.data.pair_batch * steps / seconds,
         }
+        if self.learner.temperature is not None:
+            used = self.used_C.float()
+            if self.world.mesh is not None:
+                torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
+            self.used_C.zero_()
+            values |= {
+                "temperature": 1 / float(self.learner.temperature()),
+                "dictionary_usage": float(used.mean()),
+                "pairs_per_second": self.config.data.pair_batch * steps / seconds,
+            }
         if self.videos is not None:
             rate = self.config.data.video_batch * steps / seconds
             values["videos_per_second"] = rate
@@ -172,7 +180,8 @@ class Trainer:
         return values
 
     def _loaders(self) -> dict[str, Loader[Pairs] | Loader[Videos]]:
-        return {"pairs": self.pairs} | ({"videos": self.videos} if self.videos is not None else {})
+        loaders = {"pairs": self.pairs, "videos": self.videos}
+        return {name: loader for name, loader in loaders.items() if loader is not None}
 
     def save(self) -> Path:
         """Write a checkpoint and remove the oldest; every process must call."""
@@ -211,7 +220,7 @@ def _peak_gib(device: torch.device) -> float:
 
 
 def _check_size(data: Data, clips: Clips) -> None:
-    wanted = ((data.num_frames + 3) // 4, data.height // 8, data.width // 8)
+    wanted = (data.latent_frames, data.height // 8, data.width // 8)
     if clips.blank is not None and tuple(clips.blank.shape[1:]) != wanted:
         raise UserError(
             f"cached latents are {tuple(clips.blank.shape[1:])} (frames, height, width), the recipe's "

@@ -64,7 +64,7 @@ def test_a_recipe_of_the_user_s_own(tmp_path: Path) -> None:
         (lambda: Optim(schedule="linear"), "Optim.schedule must be"),
         (lambda: Parallel(dtype="float16"), "Parallel.dtype must be"),
         (lambda: Checkpoint(keep=0), "Checkpoint.keep must be at least 1"),
-        (lambda: Train(name="x", base=Base()), "Train.base and Train.lora come together"),
+        (lambda: Train(name="x", base=Base()), "Train.lora goes with Train.aligner and Train.base"),
         (lambda: Train(name="x", steps=0), "Train.steps must be at least 1"),
         (lambda: Aligner(image_size=50, patch=16), "Aligner.image_size 50 is no multiple"),
     ],

@@ -1,0 +1,73 @@
+"""The base by itself: every tensor learns by L_FM, and what is written is a diffusers model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanVACETransformer3DModel
+
+from faithfulfaces import recipes, train
+from faithfulfaces.config import Train
+from faithfulfaces.data import VideoSampler
+from faithfulfaces.learner import build
+from faithfulfaces.log import read_log
+from faithfulfaces.madeup import made_up_clips
+from faithfulfaces.parallel import World
+
+ALONE = World(0, 1, torch.device("cpu"), None)
+
+
+def base_only(**data: object) -> Train:
+    config = recipes.debug()
+    data = {"video_micro_batch": 4, **data}
+    return dataclasses.replace(config, aligner=None, lora=None, data=dataclasses.replace(config.data, **data))
+
+
+def test_every_tensor_of_the_base_learns() -> None:
+    learner = build(base_only(), ALONE)
+    assert learner.aligner is None
+    assert learner.prior is None
+    assert learner.temperature is None
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in learner.parameters())
+    assert not any("lora" in name for name, _ in learner.named_parameters())
+
+
+def test_a_run_writes_the_base_as_diffusers_does_and_goes_on(tmp_path: Path) -> None:
+    config = dataclasses.replace(base_only(), steps=6, checkpoint=dataclasses.replace(base_only().checkpoint, every=3))
+    torch.manual_seed(0)
+    train.run(config, tmp_path / "whole")
+    halves = dataclasses.replace(config, steps=3)
+    train.run(halves, tmp_path / "halves")
+    train.run(config, tmp_path / "halves", resume=True)
+    models = [WanVACETransformer3DModel.from_pretrained(tmp_path / name / "model") for name in ("whole", "halves")]
+    for (name, one), two in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, two), name
+    first = build(config, ALONE).transformer.state_dict()
+    assert all(not torch.equal(first[name], p) for name, p in models[0].named_parameters())
+    assert json.loads((tmp_path / "whole/config.json").read_text())["aligner"] is None
+    assert {"loss_fm", "loss", "videos_per_second"} <= read_log(tmp_path / "whole/log.jsonl")[-1].keys()
+
+
+def test_some_prompts_are_left_out() -> None:
+    """With every prompt left out, the prompt cannot matter; with none, it does."""
+    for drop, alike in ((0.0, False), (0.999999, True)):
+        config = base_only(text_drop=drop)
+        clips = made_up_clips(config)
+        sampler = VideoSampler(clips, 4, 0, config.data.text_tokens)
+        videos = sampler.collate(sampler.at(0), [sampler.read(row) for row in sampler.at(0)])
+        other = videos._replace(text=-3 * videos.text)
+        learner = build(config, ALONE)
+        one, two = (learner.flow_loss(v, clips.blank, torch.Generator().manual_seed(0)) for v in (videos, other))
+        assert (one == two) == alike
+
+
+@pytest.mark.parametrize("field", ["aligner", "lora"])
+def test_parts_that_do_not_go_together_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=r"Train\.lora goes with"):
+        dataclasses.replace(recipes.debug(), **{field: None})
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        dataclasses.replace(recipes.debug(), aligner=None, base=None, lora=None)
