@@ -89,6 +89,8 @@ class Card:
     """Any `name@label` is allowed and only names the run, for adapters that stand for many tools."""
     variants: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     """Named overrides of `settings`, asked for as `name@variant`."""
+    suites: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    """Overrides of `settings` on suites whose name begins so; what a variant sets stands."""
 
 
 def read_card(path: Path, name: str, target: str) -> Card:
@@ -118,6 +120,8 @@ def read_card(path: Path, name: str, target: str) -> Card:
         raise UserError(f"{path}: {error}", "mend the card, see docs/methods.md") from error
     for variant in card.variants:
         with_variant(card, variant)
+    for suite in card.suites:
+        for_suite(card, suite)
     return card
 
 
@@ -133,15 +137,34 @@ def with_variant(card: Card, variant: str) -> Card:
             return replace(card, name=name)
         has = f"its variants are: {', '.join(card.variants)}" if card.variants else "it has none"
         raise UserError(f"{card.name} has no variant {variant!r}{_nearest(variant, card.variants)}", has)
+    return replace(card, name=name, settings=_overridden(card, f"variant {variant}", card.variants[variant]))
+
+
+def for_suite(card: Card, suite: str) -> Card:
+    """The card with the settings that it has for a suite of this name.
+
+    Raises:
+        UserError: if those override a setting that the card lacks.
+    """
+    chosen = card.variants.get(card.name.partition("@")[2], {})
+    settings = card.settings
+    for prefix, values in card.suites.items():
+        if suite.startswith(prefix):
+            values = {key: value for key, value in values.items() if key not in chosen}
+            settings = _overridden(replace(card, settings=settings), f"suites {prefix}", values)
+    return replace(card, settings=settings)
+
+
+def _overridden(card: Card, where: str, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
     settings = dict(card.settings)
-    for key, value in card.variants[variant].items():
+    for key, value in values.items():
         if key not in settings or type(value) is not type(settings[key]):
             raise UserError(
-                f"{card.folder / 'card.toml'}: variant {variant}: {key} = {value!r} overrides no setting of that type",
+                f"{card.folder / 'card.toml'}: {where}: {key} = {value!r} overrides no setting of that type",
                 "name a setting of [settings] and keep its type",
             )
         settings[key] = value
-    return replace(card, name=name, settings=settings)
+    return settings
 
 
 def override(card: Card, pairs: Iterable[str]) -> dict[str, Scalar]:
@@ -203,6 +226,7 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
     typed["price"] = tuple(_price(item) for item in data.get("price", ()))
     typed["deviations"] = tuple(data.get("deviations", ()))
     typed["variants"] = {key: dict(table) for key, table in data.get("variants", {}).items()}
+    typed["suites"] = {key: dict(table) for key, table in data.get("suites", {}).items()}
     typed["settings"] = dict(data["settings"])
     for key, hint in (("batch", int), ("labels", bool), ("revision", str), ("summary", str), ("environment", str)):
         if key in typed and type(typed[key]) is not hint:

@@ -77,7 +77,7 @@ def _root(
 @app.command()
 def generate(
     method: MethodsOption,
-    suite: SuiteOption = "photos",
+    suite: SuiteOption = "mini",
     out: OutOption = Path("runs"),
     limit: LimitOption = None,
     takes: TakesOption = 1,
@@ -173,7 +173,7 @@ def report(
 @app.command()
 def run(
     method: MethodsOption,
-    suite: SuiteOption = "photos",
+    suite: SuiteOption = "mini",
     protocol: ProtocolOption = "basic",
     networks: NetworksOption = None,
     out: OutOption = Path("runs"),

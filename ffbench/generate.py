@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ffbench.cards import Card, override
+from ffbench.cards import Card, for_suite, override
 from ffbench.contract import Request, Runtime
 from ffbench.cost import Meter, price_of
 from ffbench.errors import UserError
@@ -159,7 +159,7 @@ def meter_of(todo: Plan, options: GenerateOptions) -> Meter:
 
 
 def _open(suite: Suite, method: str, out: Path, options: GenerateOptions) -> tuple[Card, dict[str, Scalar], Run]:
-    card = find(method)
+    card = for_suite(find(method), suite.name)
     return card, override(card, options.settings), run_folder(out, suite.name, suite.version, card.name)
 
 

@@ -33,6 +33,7 @@ from ffbench.records import Scalar, Status
 __all__ = ["METHODS", "Answer", "MethodProcess", "card", "card_gaps", "find", "interpreter", "names"]
 
 METHODS: Mapping[str, str] = {
+    "oracle": "baselines.oracle.adapter:Oracle",
     "still": "baselines.still.adapter:Still",
     "sway": "baselines.sway.adapter:Sway",
     "impostor": "baselines.impostor.adapter:Impostor",

@@ -79,7 +79,8 @@ def _face_points(world: World) -> Tensor:
     y = torch.where(h < 0, h * chin, h * head.p["head_height"])
     reach = torch.full_like(y, 1.3)
     for _ in range(14):
-        reach = reach - 0.92 * _flesh(world, reach * a.sin(), y, reach * a.cos())
+        # a ray that misses, below the chin, ends on the axis: beyond it, it would run away on the far side
+        reach = (reach - 0.92 * _flesh(world, reach * a.sin(), y, reach * a.cos())).clamp(min=0)
     return torch.stack([reach * a.sin(), y, reach * a.cos()], -1)
 
 

@@ -21,6 +21,8 @@ from ffbench.suites.cases import (
     make_suite,
 )
 from ffbench.suites.manifests import TABLES, Row, distinct_ids, read_table, slug
+from ffbench.suites.mini import VERSION as MINI_VERSION
+from ffbench.suites.mini import mini_identities, mini_views
 from ffbench.suites.pairing import suite_of_videos
 from ffbench.suites.people import COLUMNS, VIEWS, name_of, people, photograph_rows, photographs, references_of
 from ffbench.suites.photos import photo_identities
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 _SUMMARIES = {
+    "mini": "30 rendered people x 20 prompts; embedded, comparable inside mini only",
+    "mini-views": "the 30 rendered people, each by a frontal and a non-frontal photograph, x 20 prompts",
     "photos": "7 people from photographs inside declared packages x 20 prompts; needs no download",
     "paper": "30 people of ConsisID's evaluation images x 20 prompts, as in the paper; fetched on first use",
     "nonfrontal": "frontal and non-frontal photographs of each person x 20 prompts; bring yours: nonfrontal:FOLDER",
@@ -52,7 +56,7 @@ def embedded_suites() -> Mapping[str, str]:
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """The suite of a name (`photos`, `paper`, `nonfrontal:FOLDER`), or of a folder or table of the user's.
+    """The suite of a name (`mini`, `photos`, `paper`, `nonfrontal:FOLDER`), or of a folder or table of the user's.
 
     A folder holds photographs (file stem = identity; subfolder = identity with several), or a table `identities.csv`;
     `prompts.csv`, `.jsonl` or `.txt` in it replaces the benchmark's 20 prompts. A table holds identities, cases, or
@@ -62,6 +66,11 @@ def load_suite(name_or_path: str | Path) -> Suite:
         UserError: an unknown name, missing data, or anything that is not as it should be in the user's files.
     """
     name = str(name_or_path)
+    if name in ("mini", "mini-views"):
+        found = mini_identities() if name == "mini" else mini_views()
+        note = "rendered people: numbers compare with nothing outside the mini world"
+        suite = make_suite(name, MINI_VERSION, _SUMMARIES[name], cross(found, embedded_prompts()))
+        return dataclasses.replace(suite, notes=(note,))
     if name == "photos":
         version = str(embedded_data("photos.toml")["version"])
         return make_suite(name, version, _SUMMARIES[name], cross(photo_identities(), embedded_prompts()))

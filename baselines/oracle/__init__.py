@@ -1,0 +1,1 @@
+"""The true turning head of a rendered person."""
