@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from baselines.http import fetch
 from baselines.http.client import Network
 from baselines.http.jobs import Pace
 from baselines.kling.adapter import Kling
@@ -438,11 +439,35 @@ def test_a_result_that_must_not_be_taken(
     refuse_sentinels(seen(tmp_path, str(caught.value)))
 
 
+@pytest.mark.parametrize("length", [True, False])
+def test_size_and_time_of_a_download_are_limited(
+    length: bool, vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor.file.length = length
+    network = Network(frozenset({vendor.port}), vendor.trust)
+    url = f"{vendor.url}/files/x.mp4?signature=sentinel-signature"
+    with pytest.raises(fetch.UnsafeError, match="more than 1000") as caught:
+        fetch.fetch_video(url, tmp_path / "x.mp4", network, most_bytes=1000)
+    refuse_sentinels(str(caught.value))
+    vendor.file.pause = 0.2
+    monkeypatch.setattr(fetch, "MOST_SECONDS", 0.1)
+    with pytest.raises(fetch.FetchError, match="takes more than"):
+        fetch.fetch_video(url, tmp_path / "x.mp4", network)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_with_another_certificate_is_not_believed(vendor: Vendor, tmp_path: Path) -> None:
+    stranger = Network(frozenset({vendor.port}))  # the system's authorities, who do not know the server
+    with pytest.raises(fetch.FetchError, match="ConnectError"):
+        fetch.fetch_video(f"{vendor.url}/files/x.mp4", tmp_path / "x.mp4", stranger)
+
+
 # --- kills
 
 DRIVER = """
 import json, ssl, sys
 from pathlib import Path
+from baselines.http import fetch
 from baselines.http.client import Network
 from baselines.http.jobs import Pace
 from baselines.kling.adapter import Kling
