@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from faithfulfaces.data import Cached, Crop
+from faithfulfaces.faces import as_rgb, resized
 from ffbench.errors import UserError
 
 SHARD_VERSION = 1
@@ -139,7 +140,7 @@ class ShardClips:
     def __init__(self, folder: Path, image_size: int) -> None:
         paths = sorted(folder.glob("*.tar"))
         if not paths:
-            raise UserError(f"no shards (*.tar) in {folder}", "set Data.shards to the folder that holds them")
+            raise UserError(f"no shards (*.tar) in {folder}", "give the folder that holds them (--shards, Data.shards)")
         self.image_size = image_size
         self.identities: list[str] = []
         self.references: list[int] = []
@@ -170,10 +171,10 @@ class ShardClips:
         c = self._clips[clip]
         try:
             with Image.open(io.BytesIO(self._read(c.shard, c.crops[index]))) as image:
-                rgb = image.convert("RGB").resize((self.image_size,) * 2, Image.Resampling.BICUBIC, reducing_gap=3.0)
+                rgb = resized(as_rgb(image), self.image_size)
         except (UnidentifiedImageError, OSError) as error:
             raise _incomplete(c.shard, c.key, f"crop {index} is no readable image ({error})") from error
-        return Crop(np.asarray(rgb), c.euler[index])
+        return Crop(rgb, c.euler[index])
 
     def cached(self, clip: int) -> Cached:
         """Cached tensors of a clip.

@@ -32,7 +32,7 @@ def squared_distances(x_ND: Doubles) -> Doubles:
 
 
 def affinities(d2_NN: Doubles, perplexity: float) -> Doubles:
-    """P [N,N] of the paper's Eqs. 1 and Section 3.1: symmetric, summing to 1; each row's Gaussian has that perplexity.
+    """P [N,N] (Eq. 1, Section 3.1): symmetric, summing to 1; each row's Gaussian has that perplexity.
 
     Args:
         d2_NN: squared distances.
@@ -42,7 +42,7 @@ def affinities(d2_NN: Doubles, perplexity: float) -> Doubles:
     low_N, high_N = np.zeros(count), np.full(count, np.inf)
     # nearest neighbours at distance 0 in the exponent: no row underflows to nothing but zeros
     nearest_N1 = (d2_NN + np.diag(np.full(count, np.inf))).min(1, keepdims=True)
-    off_NN = d2_NN - nearest_N1
+    off_NN = np.maximum(d2_NN - nearest_N1, 0)
     precision_N = 1 / np.maximum(d2_NN.mean(1), 1e-300)
     for _ in range(64):
         row_NN = np.exp(-off_NN * precision_N[:, None])
