@@ -21,9 +21,9 @@ def fit_on_white(image: Image.Image, width: int, height: int) -> tuple[NDArray[n
     Returns:
         uint8 [height,width,3], and where the picture is: bool [height,width].
     """
-    scale = min(width / image.width, height / image.height)
-    # the small sum keeps a side that fits exactly from losing a pixel to rounding
-    inner = max(int(image.width * scale + 1e-6), 1), max(int(image.height * scale + 1e-6), 1)
+    ratio = image.width / image.height
+    # in this order of operations, so that rounding errors cut the pixels that they cut for the authors
+    inner = (width, max(int(width / ratio), 1)) if ratio > width / height else (max(int(height * ratio), 1), height)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     canvas = Image.new("RGB", (width, height), WHITE)
     canvas.paste(image.resize(inner, Image.Resampling.LANCZOS), (left, top))

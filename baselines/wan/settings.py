@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ffbench.contract import Runtime
+from ffbench.embedded import folder_of
 from ffbench.errors import UserError
 from ffbench.records import Scalar
 
@@ -86,7 +87,7 @@ def choice(settings: Mapping[str, Scalar], name: str, choices: Collection[str]) 
 
 
 def place(settings: Mapping[str, Scalar], name: str, runtime: Runtime) -> Path:
-    """The folder or file that a setting names: as it is, or below the weights folder.
+    """The folder or file that a setting names: as it is, below the weights folder, or `mini` for the embedded one.
 
     The cards name repositories (`Wan-AI/Wan2.1-VACE-14B-diffusers`), so that the key of a video names no machine.
 
@@ -96,7 +97,7 @@ def place(settings: Mapping[str, Scalar], name: str, runtime: Runtime) -> Path:
     given = str(settings[name])
     if not given:
         raise UserError(f"the setting {name} is empty", f"--set {name}=PATH")
-    for path in (Path(given).expanduser(), Path(runtime.weights_dir, given)):
+    for path in (Path(folder_of(given, name)).expanduser(), Path(runtime.weights_dir, given)):
         if path.exists():
             return path
     below = Path(runtime.weights_dir, given)

@@ -20,18 +20,18 @@ LENGTH = 512
 class PromptEncoder:
     """Tokenizer and UMT5 encoder, with a memory of what they have encoded."""
 
-    def __init__(self, tokenizer: Any, encoder: nn.Module, device: str) -> None:
-        self.tokenizer, self.encoder, self.device = tokenizer, encoder, device
+    def __init__(self, tokenizer: Any, encoder: nn.Module, device: str, length: int = LENGTH) -> None:
+        self.tokenizer, self.encoder, self.device, self.length = tokenizer, encoder, device, length
         self.runs = 0
         """How often the encoder has run."""
         self._known: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> Tensor:
-        """Embedding [1,512,D] on the device: rows of the prompt's tokens, then zeros (Wan passes no mask)."""
+        """Embedding [1,length,D] on the device: rows of the prompt's tokens, then zeros (Wan passes no mask)."""
         if prompt not in self._known:
             tokens = self.tokenizer(
-                [clean(prompt)], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+                [clean(prompt)], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
             )
             mask = tokens.attention_mask.to(self.device)
             self.encoder.to(self.device)
@@ -47,8 +47,8 @@ def clean(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
-def load_prompts(folder: Path, dtype: torch.dtype, device: str) -> PromptEncoder:
-    """The prompt encoder of a folder in diffusers' layout.
+def load_prompts(folder: Path, dtype: torch.dtype, device: str, length: int = LENGTH) -> PromptEncoder:
+    """The prompt encoder of a folder in diffusers' layout; `length` is what prompts are padded to.
 
     Raises:
         UserError: a missing or damaged part, or an input embedding that is not the stored one.
@@ -67,4 +67,4 @@ def load_prompts(folder: Path, dtype: torch.dtype, device: str) -> PromptEncoder
             f"{folder / 'text_encoder'}: the input embedding is not the stored one",
             "use transformers 4.49 or newer, but none of 5.0 to 5.2",
         )
-    return PromptEncoder(tokenizer, encoder, device)
+    return PromptEncoder(tokenizer, encoder, device, length)
