@@ -95,16 +95,14 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.bfloat16) -> WanVA
 
 
 def load_vae(folder: Path) -> AutoencoderKLWan:
-    """The video autoencoder in float32, with the statistics of its latents.
+    """The video autoencoder in float32, with the statistics of its latents; the mini world's has a class of its own.
 
     Raises:
         UserError: as `load_vace`, or when the folder's own configuration lacks the statistics: diffusers would put the
             published ones in their place without a word.
     """
-    from diffusers import AutoencoderKLWan
-
     config = _config(folder, "vae")
-    _expect_class(folder, "vae", config, "AutoencoderKLWan")
+    cls = _vae_class(folder, config)
     for key in ("latents_mean", "latents_std"):
         values = config.get(key)
         if not isinstance(values, list) or len(values) != config.get("z_dim", 16):
@@ -114,7 +112,18 @@ def load_vae(folder: Path) -> AutoencoderKLWan:
             )
     if min(config["latents_std"]) <= 0:
         raise UserError(f"{folder / PIECES['vae']}: latents_std holds a value that is not above 0", "restore the file")
-    return _pretrained(AutoencoderKLWan, folder, "vae", torch_dtype=torch.float32)
+    return _pretrained(cls, folder, "vae", torch_dtype=torch.float32)
+
+
+def _vae_class(folder: Path, config: Mapping[str, Any]) -> Any:
+    if config.get("_class_name") == "PatchCodec":
+        from faithfulfaces.mini.codec import PatchCodec
+
+        return PatchCodec
+    from diffusers import AutoencoderKLWan
+
+    _expect_class(folder, "vae", config, "AutoencoderKLWan")
+    return AutoencoderKLWan
 
 
 def check_tied(text_encoder: nn.Module) -> None:

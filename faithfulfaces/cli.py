@@ -17,6 +17,7 @@ import typer
 from faithfulfaces.cli_analyse import analyse
 from faithfulfaces.cli_encode import encode
 from faithfulfaces.cli_export import convert, export, import_lora
+from faithfulfaces.cli_mini import mini_app
 from faithfulfaces.cli_sample import sample
 from ffbench.errors import UserError
 
@@ -71,6 +72,7 @@ app.command()(export)
 app.command("import")(import_lora)
 app.command()(convert)
 app.command()(analyse)
+app.add_typer(mini_app, name="mini")
 
 
 def main() -> None:

@@ -96,15 +96,18 @@ class Faces:
     """InsightFace's detector, Section 3.4; `mtcnn` needs no weights."""
     detector_weights: str = "antelopev2/scrfd_10g_bnkps.onnx"
     """Name in `ffbench weights ls`, an absolute path, or empty for mtcnn. **open** which of InsightFace's."""
-    pose: Literal["sixdrepnet", "five-point", "fsanet"] = "sixdrepnet"
-    """6DRepNet, Section 3.4; `five-point` needs no weights."""
+    pose: Literal["sixdrepnet", "five-point", "fsanet", "mini-pose"] = "sixdrepnet"
+    """6DRepNet, Section 3.4; `five-point` needs no weights, `mini-pose` is embedded and knows rendered heads alone."""
     pose_weights: str = "6drepnet"
     """As `detector_weights`; empty for five-point."""
     box: float = 1.5
     """Factor of the detected box's sides for the crop (Section 3.4 for the pose; Fig. 2 gives the same crop on)."""
 
     def __post_init__(self) -> None:
-        for field, kinds in (("detector", ("scrfd", "mtcnn")), ("pose", ("sixdrepnet", "five-point", "fsanet"))):
+        for field, kinds in (
+            ("detector", ("scrfd", "mtcnn")),
+            ("pose", ("sixdrepnet", "five-point", "fsanet", "mini-pose")),
+        ):
             if getattr(self, field) not in kinds:
                 raise ValueError(f"Faces.{field} must be one of {', '.join(kinds)}, got {getattr(self, field)!r}")
         if not 1 <= self.box < 10:
@@ -113,6 +116,9 @@ class Faces:
 
 WEIGHTLESS_FACES = Faces(detector="mtcnn", detector_weights="", pose="five-point", pose_weights="")
 """Coarse, but everything comes inside installed packages; for tests and trials."""
+
+MINI_FACES = Faces(detector="mtcnn", detector_weights="", pose="mini-pose", pose_weights="")
+"""The mini world's."""
 
 
 def _positive(owner: object, *fields: str) -> None:
@@ -211,10 +217,13 @@ class Parallel:
     compile: bool = False
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Frozen base and its matrix products; trainable tensors, their gradients and the aligner stay float32."""
+    context: int = 1
+    """Processes that share the tokens of one video (Ulysses), for videos that one GPU cannot hold."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"Parallel.dtype must be float32 or bfloat16, got {self.dtype!r}")
+        _positive(self, "context")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +235,38 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         _positive(self, "every", "keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What is generated and measured during training. The paper has no such thing; all **open**."""
+
+    shards: str
+    """Folder of `faithfulfaces encode` with people who are not trained on; its first clips are the cases."""
+    every: int = 250
+    """Steps between two probes; there is one at the end, too."""
+    cases: int = 8
+    """Videos of one probe, shared out over the processes."""
+    steps: int = 30
+    """Of the sampler."""
+    guidance: float = 5.0
+    flow_shift: float = 16.0
+    """Of the sampler, as `Sampling.flow_shift`."""
+    seed: int = 0
+    """Noise of case i is drawn from seed + i, the same in every probe."""
+    protocol: str = "standard"
+    """Whose detector, face encoder and frames measure (`ffbench protocols`)."""
+    slot: Literal["arc", "cur", "facenet"] = "arc"
+    """Which face encoder of the protocol."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "every", "cases", "steps")
+        if not self.shards:
+            raise ValueError("Probe.shards must name a folder of encoded clips")
+        if not 0 < self.flow_shift < float("inf"):
+            raise ValueError(f"Probe.flow_shift must be above 0, got {self.flow_shift}")
+        if self.slot not in ("arc", "cur", "facenet"):
+            raise ValueError(f"Probe.slot must be arc, cur or facenet, got {self.slot!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,12 +303,16 @@ class Train:
     optim: Optim = Optim()
     parallel: Parallel = Parallel()
     checkpoint: Checkpoint = Checkpoint()
+    probe: Probe | None = None
+    """None generates nothing during training."""
     log_every: int = 10
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "log_every")
         if self.aligner is None and self.base is None:
             raise ValueError("Train.aligner and Train.base are both None: nothing would be trained")
+        if self.probe is not None and (self.base is None or not self.base.folder):
+            raise ValueError("Train.probe needs Train.base.folder: its transformer generates, its VAE decodes")
         if (self.lora is not None) != (self.aligner is not None and self.base is not None):
             raise ValueError(
                 "Train.lora goes with Train.aligner and Train.base together: beside an aligner a frozen base learns "

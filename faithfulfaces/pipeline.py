@@ -20,6 +20,7 @@ from faithfulfaces.config import Faces
 from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, resized
 from faithfulfaces.lora import load, state
 from faithfulfaces.model import ModelConfig, Parts, base_width, load_model, save_model
+from ffbench.embedded import FOLDER, NAME
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Sampling:
     """Classifier-free guidance on the text; S stays in both branches."""
     flow_shift: float = 16.0
     """Of the UniPC sampler; VACE was published with 16, its folder in diffusers' layout says 3."""
+    text_tokens: int = 512
+    """Length that prompts are padded to, as in the base's training."""
     negative_prompt: str = NEGATIVE_PROMPT
     aligner: bool = True
     """False: S is left out (Table 2, second and third factor off)."""
@@ -62,6 +65,8 @@ class Sampling:
                 raise UserError(f"{field} = {getattr(self, field)} is no multiple of 16", f"give {field} such as 480")
         if self.num_frames < 1 or self.num_frames % 4 != 1:
             raise UserError(f"num_frames = {self.num_frames} is not 4 k + 1", "give num_frames such as 49 or 81")
+        if self.text_tokens < 1:
+            raise UserError(f"text_tokens = {self.text_tokens} is below 1", "give text_tokens such as 512")
         if self.steps < 1:
             raise UserError(f"steps = {self.steps} is below 1", "give steps such as 50")
         if not 0 < self.flow_shift < float("inf"):
@@ -180,6 +185,7 @@ class FaithfulFacesPipeline:
                 num_frames=sampling.num_frames,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
+                max_sequence_length=sampling.text_tokens,
                 generator=torch.Generator().manual_seed(seed),
                 output_type="np",
             ).frames[0]
@@ -228,11 +234,15 @@ def without_euler(aligner: PoseSharedIdentityAligner) -> PoseSharedIdentityAlign
 
 
 def local_folder(name: str | Path, what: str) -> Path:
-    """A folder as it is, or a hub repository's files in huggingface_hub's cache (safetensors and text alone).
+    """A folder as it is, `mini` for the embedded one, or a hub repository's files in the hub's cache.
+
+    Only safetensors and text are fetched.
 
     Raises:
         UserError: neither is there.
     """
+    if str(name) == NAME:
+        return FOLDER / ("checkpoint" if "checkpoint" in what else "base")
     if Path(name).is_dir():
         return Path(name)
     if Path(name).is_absolute() or str(name).count("/") != 1 or str(name).startswith("."):

@@ -25,7 +25,8 @@ def release(learner: Learner, folder: Path, world: World) -> None:
     if learner.transformer is None:
         return
     if learner.prior is None or learner.aligner is None:
-        return _release_base(learner.transformer, folder, world)
+        _release_base(learner.transformer, folder, world)
+        return
     config = learner.config
     adapters = lora.state(learner.transformer)
     # gathering is collective: all processes go through all tensors in one order

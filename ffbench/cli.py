@@ -16,13 +16,14 @@ import typer
 
 import ffbench
 from ffbench import cli_look
-from ffbench.cli_groups import prompts_app, suites_app, weights_app
+from ffbench.cli_groups import methods_app, prompts_app, suites_app, weights_app
 from ffbench.cli_options import (
     CommercialOption,
     DeviceOption,
     JsonOption,
     LimitOption,
     MaxCostOption,
+    MemoryOption,
     MethodsOption,
     NetworksOption,
     OutOption,
@@ -35,6 +36,7 @@ from ffbench.cli_options import (
     SetOption,
     SuiteOption,
     TakesOption,
+    TimeoutOption,
     VideosOption,
     protocol_of,
     runs_of,
@@ -84,6 +86,8 @@ def generate(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    timeout: TimeoutOption = 7200.0,
+    memory: MemoryOption = None,
     max_cost: MaxCostOption = None,
     price: PriceOption = None,
     commercial_ok: CommercialOption = False,
@@ -94,7 +98,7 @@ def generate(
     from ffbench.suites import load_suite
 
     _refuse_research(commercial_ok)
-    options = _generate_options(limit, takes, setting, redo, device, max_cost, price)
+    options = _generate_options(limit, takes, setting, redo, device, (timeout, memory), (max_cost, price))
     if dry_run:
         _print_plan(method, load_suite(suite), out, options)
         return
@@ -110,7 +114,7 @@ def score(
     references: ReferencesOption = None,
     prompts: PromptsOption = None,
     name: Annotated[str, typer.Option(help="What to call the method that made --videos.")] = "given",
-    protocol: ProtocolOption = "basic",
+    protocol: ProtocolOption = None,
     networks: NetworksOption = None,
     out: OutOption = Path("runs"),
     limit: LimitOption = None,
@@ -122,7 +126,6 @@ def score(
 ) -> None:
     """Measure videos: those of runs, or your own with --videos and --references."""
     _refuse_research(commercial_ok)
-    recipe = protocol_of(protocol, networks)
     if videos is None:
         found = runs_of(runs, out)
     else:
@@ -131,8 +134,11 @@ def score(
             _print_pairing(suite, as_json)
             return
         found = [_given_run(suite, out, name)]
-    damaged = _score(found, recipe, limit, redo, device, as_json)
-    say(f"next: ffbench report {' '.join(str(run.root) for run in found) if videos else out} --protocol {recipe.id}")
+    damaged = 0
+    for recipe, group in _by_protocol(found, protocol, networks):
+        damaged += _score(group, recipe, limit, redo, device, as_json)
+        places = " ".join(str(run.root) for run in group) if videos else str(out)
+        say(f"next: ffbench report {places} --protocol {recipe.id}")
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -174,7 +180,7 @@ def report(
 def run(
     method: MethodsOption,
     suite: SuiteOption = "mini",
-    protocol: ProtocolOption = "basic",
+    protocol: ProtocolOption = None,
     networks: NetworksOption = None,
     out: OutOption = Path("runs"),
     limit: LimitOption = None,
@@ -182,6 +188,8 @@ def run(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    timeout: TimeoutOption = 7200.0,
+    memory: MemoryOption = None,
     max_cost: MaxCostOption = None,
     price: PriceOption = None,
     commercial_ok: CommercialOption = False,
@@ -194,11 +202,11 @@ def run(
     from ffbench.weights import resolve
 
     _refuse_research(commercial_ok)
-    recipe = protocol_of(protocol, networks)
+    recipe = protocol_of(protocol, networks, suite)
     if recipe.networks["detector"].weights:
         resolve(recipe.networks["detector"].weights)  # found out now, and not after hours of making videos
     chosen = load_suite(suite)
-    options = _generate_options(limit, takes, setting, redo, device, max_cost, price)
+    options = _generate_options(limit, takes, setting, redo, device, (timeout, memory), (max_cost, price))
     failed = _generate(method, chosen, out, options, False)
     found = [run_folder(out, chosen.name, chosen.version, one) for one in method]
     damaged = _score(found, recipe, None, redo, device, False)
@@ -211,6 +219,7 @@ app.command("show")(cli_look.show)
 app.command("compare")(cli_look.compare)
 app.command("validate")(cli_look.validate)
 app.command("doctor")(cli_look.doctor)
+app.add_typer(methods_app, name="methods")
 app.add_typer(weights_app, name="weights")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(suites_app, name="suites")
@@ -222,13 +231,16 @@ def _generate_options(
     setting: list[str] | None,
     redo: Redo,
     device: str,
-    max_cost: float | None,
-    price: float | None,
+    supervision: tuple[float, float | None],
+    money: tuple[float | None, float | None],
 ) -> Any:
+    import math
+
     from ffbench.generate import GenerateOptions
 
-    settings = tuple(setting or ())
-    return GenerateOptions(settings, takes, limit, redo.value, device, max_cost=max_cost, price=price)
+    timeout, memory = supervision
+    limits = (timeout, math.inf if memory is None else memory, *money)
+    return GenerateOptions(tuple(setting or ()), takes, limit, redo.value, device, *limits)
 
 
 def _generate(methods: list[str], suite: Suite, out: Path, options: Any, as_json: bool) -> int:
@@ -244,6 +256,15 @@ def _generate(methods: list[str], suite: Suite, out: Path, options: Any, as_json
             print(json.dumps({"method": method, "run": str(done.run.root), **line}))
         say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in line.items()) + f" -> {done.run.root}")
     return failed
+
+
+def _by_protocol(runs: list[Run], name: str | None, networks: Path | None) -> list[tuple[Protocol, list[Run]]]:
+    """Runs with the protocol that was asked for, or each with its suite's default."""
+    groups: dict[str, tuple[Protocol, list[Run]]] = {}
+    for one in runs:
+        recipe = protocol_of(name, networks, str(one.meta().get("suite", "")))
+        groups.setdefault(recipe.id, (recipe, []))[1].append(one)
+    return list(groups.values())
 
 
 def _score(runs: list[Run], protocol: Protocol, limit: int | None, redo: Redo, device: str, as_json: bool) -> int:

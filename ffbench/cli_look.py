@@ -67,12 +67,12 @@ def compare(
 
 
 def validate(
-    suite: SuiteOption = "photos",
+    suite: SuiteOption = "mini",
     videos: VideosOption = None,
     references: ReferencesOption = None,
     prompts: PromptsOption = None,
     run: Annotated[list[Path] | None, typer.Option(help="Runs of the suite whose videos are checked too.")] = None,
-    protocol: ProtocolOption = "basic",
+    protocol: ProtocolOption = None,
     networks: NetworksOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -84,7 +84,7 @@ def validate(
 
     chosen = suite_given(videos, references, prompts) if videos else load_suite(suite)
     runs = [found for path in run or [] for found in find_runs(path)]
-    findings = check(chosen, protocol=protocol_of(protocol, networks), runs=runs, device=device)
+    findings = check(chosen, protocol=protocol_of(protocol, networks, chosen.name), runs=runs, device=device)
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     for finding in [] if as_json else findings:

@@ -28,7 +28,10 @@ SuiteOption = Annotated[str, typer.Option(help="Embedded suite, or a folder, CSV
 OutOption = Annotated[Path, typer.Option(help="Where runs are kept.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only so many videos; for trials.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-ProtocolOption = Annotated[str, typer.Option(help="Recipe of measurement; ffbench ls protocols.")]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(help="Recipe of measurement, ffbench ls protocols; by default mini for suite mini, else basic."),
+]
 NetworksOption = Annotated[Path | None, typer.Option(help="TOML file of other measuring networks; docs/metrics.md.")]
 RedoOption = Annotated[Redo, typer.Option(help="Work that is done again.")]
 CommercialOption = Annotated[bool, typer.Option(help="Refuse weights that are for research only.")]
@@ -38,6 +41,8 @@ TakesOption = Annotated[int, typer.Option(min=1, help="Videos a case, each with 
 MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="ffbench ls methods; may be repeated.")]
 MaxCostOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Refuse to start above this cost.")]
 PriceOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Price of a video, if not the card's.")]
+TimeoutOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Longest time for one video.")]
+MemoryOption = Annotated[float | None, typer.Option(min=0, metavar="GIB", help="Most memory of a method's process.")]
 VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]
 ReferencesOption = Annotated[Path | None, typer.Option(help="Photographs for --videos: a folder or one file.")]
 PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: CSV, JSONL or text.")]
@@ -48,11 +53,11 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def protocol_of(name: str, networks: Path | None) -> Protocol:
-    """The protocol of `--protocol` and `--networks`."""
-    from ffbench.protocols import get_protocol, with_networks
+def protocol_of(name: str | None, networks: Path | None, suite: str = "") -> Protocol:
+    """The protocol of `--protocol` and `--networks`, or the default of a suite."""
+    from ffbench.protocols import default_protocol, get_protocol, with_networks
 
-    recipe = get_protocol(name)
+    recipe = get_protocol(name or default_protocol(suite))
     return with_networks(recipe, networks) if networks else recipe
 
 

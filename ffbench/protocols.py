@@ -18,13 +18,13 @@ SLOTS: tuple[str, ...] = ("detector", "arc", "cur", "facenet", "pose", "inceptio
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "detector": ("scrfd", "mtcnn"),
-    "arc": ("arcface-onnx",),
-    "cur": ("curricular-ir101", "curricular-ir18", "arcface-onnx"),
+    "arc": ("arcface-onnx", "mini-arc"),
+    "cur": ("curricular-ir101", "curricular-ir18", "arcface-onnx", "mini-cur"),
     "facenet": ("facenet", "arcface-onnx"),
-    "pose": ("sixdrepnet", "3ddfa", "fsanet", "five-point"),
+    "pose": ("sixdrepnet", "3ddfa", "fsanet", "five-point", "mini-pose"),
     "inception": ("inception-torchvision",),
-    "fid_inception": ("inception-fid",),
-    "clip": ("open-clip",),
+    "fid_inception": ("inception-fid", "mini-features"),
+    "clip": ("open-clip", "mini-clip"),
 }
 """Which kinds of network each slot takes; `ffbench.extract` builds them."""
 
@@ -179,8 +179,31 @@ PROTOCOLS: Mapping[str, Protocol] = {
             ladder=("full", "pad25"),
             notes=("Head pose is estimated from five facial points: coarse, see docs/metrics.md.",),
         ),
+        Protocol(
+            "mini",
+            1,
+            "The embedded default: MTCNN and small networks trained on rendered heads.",
+            {
+                "detector": Network("mtcnn"),
+                "arc": Network("mini-arc"),
+                "cur": Network("mini-cur"),
+                "pose": Network("mini-pose"),
+                "fid_inception": Network("mini-features"),
+                "clip": Network("mini-clip"),
+            },
+            tuple(name for name in _MODERN if name != "facesim_facenet"),
+            face_sampler="time16",
+            text_sampler="time16",
+            ladder=("full", "pad25"),
+            notes=("Networks of the mini world: comparable inside mini only (docs/mini.md).",),
+        ),
     )
 }
+
+
+def default_protocol(suite: str) -> str:
+    """Name of the protocol for runs of a suite of this name: `mini` for rendered people, else `basic`."""
+    return "mini" if suite.partition("@")[0].startswith("mini") else "basic"
 
 
 def get_protocol(name: str) -> Protocol:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ffbench.contract import Output, RefusedError, Request, Runtime
+from ffbench.embedded import folder_of
 from ffbench.errors import UserError
 from ffbench.records import Scalar
 
@@ -21,6 +22,7 @@ SAMPLING = {
     "steps": "steps",
     "guidance": "guidance",
     "shift": "flow_shift",
+    "text_tokens": "text_tokens",
     "negative_prompt": "negative_prompt",
     "aligner": "aligner",
     "euler": "euler",
@@ -89,7 +91,7 @@ class FaithfulFaces:
 
 
 def _folder(settings: Mapping[str, Scalar], name: str, otherwise: str, how: str) -> Path:
-    given = str(settings[name] or otherwise)
+    given = folder_of(str(settings[name] or otherwise), name)
     if not given:
         raise UserError(f"faithfulfaces has no {name}: the setting is empty", f"{how}, then --set {name}=FOLDER")
     if not Path(given).is_dir():

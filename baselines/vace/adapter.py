@@ -11,6 +11,7 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
 from PIL import Image
 
+from baselines.faces.mtcnn import FaceCropper
 from baselines.wan.loading import expect, load_part
 from baselines.wan.sampling import WanUniPC, unipc
 from baselines.wan.settings import Sampling, choice, place
@@ -23,12 +24,14 @@ LEVELS = {"wan": WanUniPC, "diffusers": UniPCMultistepScheduler}
 
 
 class Vace:
-    """Makes one video a request; the whole reference, on white, is its condition."""
+    """Makes one video a request; the reference, whole or its face alone, on white, is its condition."""
 
     def __init__(self, settings: Mapping[str, Scalar]) -> None:
         self._settings = settings
         self._sampling = Sampling.of(settings)
         self._levels = LEVELS[choice(settings, "levels", LEVELS)]
+        self._crops = choice(settings, "reference", ("whole", "face")) == "face"
+        self._crop: FaceCropper | None = None
 
     def load(self, runtime: Runtime) -> None:
         """Open the base: any VACE folder in diffusers' layout.
@@ -40,18 +43,25 @@ class Vace:
         self._pipe = load_pipeline(base, dtype, unipc(self._sampling.shift, self._levels))
         patch = self._pipe.transformer.config.patch_size[1]
         self._sampling.fit(self._pipe.vae_scale_factor_spatial * patch, self._pipe.vae_scale_factor_temporal)
-        self._prompts: PromptEncoder = load_prompts(base, dtype, runtime.device)
+        self._prompts: PromptEncoder = load_prompts(
+            base, dtype, runtime.device, int(self._settings["text_tokens"] or 0)
+        )
         self._pipe.to(runtime.device)
+        self._crop = FaceCropper(runtime.device) if self._crops else None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One video a request, of its references in their order."""
+        """One video a request, of its references in their order.
+
+        Raises:
+            RefusedError: with `reference = "face"`, a reference without one.
+        """
         sampling = self._sampling
         for request in requests:
             video = self._pipe(
                 prompt_embeds=self._prompts(request.case.prompt),
                 negative_prompt_embeds=self._prompts(sampling.negative_prompt),
                 # the pipeline puts each reference before the last one
-                reference_images=[Image.open(ref.path).convert("RGB") for ref in reversed(request.case.references)],
+                reference_images=[self._photograph(ref.path) for ref in reversed(request.case.references)],
                 conditioning_scale=float(self._settings["conditioning_scale"] or 0),
                 width=sampling.width,
                 height=sampling.height,
@@ -63,6 +73,10 @@ class Vace:
             if not np.isfinite(video).all():
                 raise FloatingPointError("the network made values that are not finite; try dtype bfloat16 or float32")
             yield Output(np.asarray((video * 255).round(), np.uint8), sampling.fps)
+
+    def _photograph(self, path: str) -> Image.Image:
+        photograph = Image.open(path).convert("RGB")
+        return self._crop(photograph) if self._crop else photograph
 
 
 def load_pipeline(base: Path, dtype: torch.dtype, scheduler: UniPCMultistepScheduler) -> Any:

@@ -173,11 +173,11 @@ def train_clip(
 
 
 def write(net: nn.Module, path: Path) -> None:
-    """Tensors as float32 safetensors, counters left out."""
+    """Tensors as float16 safetensors, counters left out."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {k: v.contiguous() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state = {k: v.half().contiguous() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     save_file(state, str(path))
 
 

@@ -113,7 +113,7 @@ def _open(slot: str, network: Network, file: tuple[Path, str], device: str) -> A
 
 
 def _construct(kind: str, file: tuple[Path, str], aux: Path, options: dict[str, Any], device: str) -> Any:
-    from ffbench.extract import clip, detect, embed, inception, pose
+    from ffbench.extract import clip, detect, embed, inception, pose, small
 
     path, sha256 = file
     match kind:
@@ -144,4 +144,12 @@ def _construct(kind: str, file: tuple[Path, str], aux: Path, options: dict[str, 
             return inception.FidInception(path, sha256, device)
         case "open-clip":
             return clip.ClipModel(path, sha256, device=device, **options)
+        case "mini-arc" | "mini-cur":
+            return small.SmallEmbedder("arc" if kind == "mini-arc" else "cur", torch_device(device))
+        case "mini-pose":
+            return small.SmallPose(torch_device(device))
+        case "mini-features":
+            return small.SmallFeatures(torch_device(device))
+        case "mini-clip":
+            return small.SmallClip(torch_device(device))
     raise UserError(f"there is no kind of network {kind!r}", "see the kinds in docs/metrics.md")
