@@ -95,18 +95,16 @@ def draw_identities(maps: Sequence[IdentityMap]) -> Figure:
         for axes, one in zip(panels, maps, strict=True):
             for i, name in enumerate(names):
                 xy = np.array([(point.x, point.y) for point in one.points if point.identity == name])
-                style = {
-                    "color": COLOURS[i % 8],
-                    "marker": MARKERS[(i + i // 8) % 8],
-                }
+                style = {"color": COLOURS[i % 8], "marker": MARKERS[(i + i // 8) % 8]}
                 axes.scatter(*xy.T, s=18, edgecolors="black", linewidths=0.3, label=f"person {i + 1}", **style)
             axes.set_title(f"{one.of}\nsilhouette {one.silhouette:.2f}")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_aspect("equal", "datalim")
             axes.spines[:].set_visible(True)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 7),
-                      frameon=False, handletextpad=0.1, columnspacing=0.9)  # fmt: skip
+        marks, texts = panels[0].get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": 4 if len(maps) == 1 else 7}
+        figure.legend(marks, texts, **place, frameon=False, handletextpad=0.1, columnspacing=0.9)
     return figure
 
 
