@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ weights_app = typer.Typer(
 )
 prompts_app = typer.Typer(help="The suite's prompts, and new ones from a language model.", no_args_is_help=True)
 suites_app = typer.Typer(help="Suites that are fetched rather than embedded.", no_args_is_help=True)
+methods_app = typer.Typer(help="Environments of methods that cannot share this one.", no_args_is_help=True)
 NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names of `weights ls`; all if left out.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON on stdout.")]
 
@@ -101,3 +103,17 @@ def suites_fetch(name: Annotated[str, typer.Argument(help="Such as paper.")]) ->
     from ffbench.suites import fetch_suite
 
     typer.echo(str(fetch_suite(name)))
+
+
+@methods_app.command("setup")
+def methods_setup(
+    name: Annotated[str, typer.Argument(help="A method of `ffbench ls methods`.")],
+    python: Annotated[str, typer.Option(help="The interpreter to build on, such as python3.10.")],
+    as_is: Annotated[bool, typer.Option("--as-is", help="It belongs to an environment that is ready.")] = False,
+) -> None:
+    """Make a method's own environment, install its requirements, try it and remember it."""
+    from ffbench.methods import set_up
+
+    made = set_up(name, python, as_is, sys.stderr.buffer)
+    typer.echo(f"{name} runs with {made}", err=True)
+    typer.echo(f"next: ffbench generate --method {name}", err=True)

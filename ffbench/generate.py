@@ -55,6 +55,8 @@ class GenerateOptions:
     device: str = "cpu"
     timeout: float = 7200.0
     """Seconds one video may take before its worker is killed and the video is a failed record."""
+    memory: float = math.inf
+    """GiB of this machine's memory that a worker may take, with what it has started, before it is killed likewise."""
     max_cost: float | None = None
     """US dollars that the videos of this command may cost, for methods that must be paid for."""
     price: float | None = None
@@ -274,6 +276,7 @@ def _work(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> 
     runtime = Runtime(options.device, str(weights_dir()), identities, str(todo.run.state().absolute()))
     log = todo.run.log("worker.log")
     with MethodProcess(todo.card, todo.settings, runtime, scratch, log, options.timeout) as process:
+        process.memory_gib = options.memory
         for answer in process.run(requests):
             blank, folder = blanks[answer.index], Path(requests[answer.index].folder)
             yield _record(

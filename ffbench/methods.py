@@ -10,27 +10,32 @@ import difflib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import queue
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 from ffbench.cards import Card, card_gaps, read_card, with_variant
 from ffbench.contract import Request, Runtime
+from ffbench.environments import chosen, setup
 from ffbench.errors import UserError
+from ffbench.processes import group_memory, kill_group
 from ffbench.records import Scalar, Status
 
-__all__ = ["METHODS", "Answer", "MethodProcess", "card", "card_gaps", "find", "interpreter", "names"]
+__all__ = ["METHODS", "Answer", "MethodProcess", "card", "card_gaps", "find", "interpreter", "names", "set_up"]
 
 METHODS: Mapping[str, str] = {
     "oracle": "baselines.oracle.adapter:Oracle",
@@ -44,6 +49,9 @@ METHODS: Mapping[str, str] = {
     "magref": "baselines.magref.adapter:Magref",
     "skyreels_a2": "baselines.skyreels_a2.adapter:SkyreelsA2",
     "consisid": "baselines.consisid.adapter:ConsisID",
+    "standin": "baselines.standin.adapter:StandIn",
+    "concat_id": "baselines.concat_id.adapter:ConcatID",
+    "hunyuancustom": "baselines.hunyuancustom.adapter:HunyuanCustom",
     "kling": "baselines.kling.adapter:Kling",
     "vidu": "baselines.vidu.adapter:Vidu",
 }
@@ -51,6 +59,7 @@ ENTRY_POINTS = "ffbench.methods"
 MAX_DEATHS = 5
 """Workers that may die one after the other, without a video between them, before the command stops."""
 LOAD_TIMEOUT = 3600.0
+_WATCH = 1.0
 _CARRIED = ("__init__", "errors", "records", "contract", "worker")
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ffbench.worker import main; main()"
 
@@ -98,20 +107,26 @@ def interpreter(card: Card) -> str:
     Raises:
         UserError: if the method needs an environment of its own and none is set up.
     """
-    if card.environment == "embedded":
-        return sys.executable
     base = card.name.partition("@")[0]
-    variable = f"FFBENCH_PYTHON_{base.upper().replace('-', '_')}"
-    chosen = os.environ.get(variable, "")
-    if not chosen:
+    python, _ = chosen(base)
+    if not python and card.environment != "embedded":
         raise UserError(
             f"{base} needs its own environment, and none is set up",
-            f"make one with Python {card.python}, pip install -r {card.folder / card.environment} in it, "
-            f"and set {variable}=/path/to/its/bin/python",
+            f"ffbench methods setup {base} --python python{card.python}",
         )
-    if not shutil.which(chosen):
-        raise UserError(f"{variable} names {chosen}, which cannot be run", "set it to that environment's bin/python")
-    return chosen
+    return python or sys.executable
+
+
+def set_up(name: str, python: str, as_is: bool, log: IO[bytes]) -> str:
+    """Give a method an environment of its own (`ffbench.environments.setup`); its interpreter.
+
+    Raises:
+        UserError: for an unknown method, or an environment that does not work.
+    """
+    found = card(name)
+    with tempfile.TemporaryDirectory() as folder:
+        worker = None if found.environment == "embedded" else pack_worker(found, Path(folder))
+        return setup(found, python, worker, as_is, log)
 
 
 def pack_worker(card: Card, folder: Path) -> Path:
@@ -175,6 +190,9 @@ class MethodProcess:
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._log_start = 0
         self._deaths = 0
+        self._peak = 0.0
+        self.memory_gib = math.inf
+        """Memory of this machine that the worker and what it has started may take together; checked each second."""
         self.environment: Mapping[str, Any] = {}
         """What the worker says about itself: python, packages, gpu."""
 
@@ -232,7 +250,9 @@ class MethodProcess:
     def _start(self) -> None:
         python = interpreter(self._card)
         env = {**os.environ, "PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": "1"}
-        if self._card.environment == "embedded":
+        if self._card.environment == "embedded" and python != sys.executable:
+            argv = [python, "-I", "-u", "-X", "faulthandler", "-c", "from ffbench.worker import main; main()"]
+        elif self._card.environment == "embedded":
             path = [str(Path(entry).resolve()) for entry in sys.path]
             argv = [python, "-P", "-c", _BOOT, json.dumps(path)]
         else:
@@ -246,7 +266,7 @@ class MethodProcess:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
             )
-        self._lines = queue.Queue()
+        self._lines, self._peak = queue.Queue(), 0.0
         threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True).start()
         try:
             self._write({"load": self._order})
@@ -276,10 +296,14 @@ class MethodProcess:
             raise _DiedError(self._post_mortem()) from error
 
     def _receive(self, timeout: float) -> dict[str, Any]:
-        try:
-            line = self._lines.get(timeout=timeout)
-        except queue.Empty as error:
-            raise _DiedError(f"timed out: no answer after {timeout:g} s{self._log_tail()}") from error
+        line, until = None, time.monotonic() + timeout
+        while line is None:
+            try:
+                line = self._lines.get(timeout=min(_WATCH, max(0.0, until - time.monotonic())))
+            except queue.Empty as error:
+                self._watch()
+                if time.monotonic() >= until:
+                    raise _DiedError(f"timed out: no answer after {timeout:g} s{self._log_tail()}") from error
         if not line:
             raise _DiedError(self._post_mortem())
         try:
@@ -292,6 +316,15 @@ class MethodProcess:
             raise OSError(message["errno"], os.strerror(message["errno"]))
         return message
 
+    def _watch(self) -> None:
+        assert self._process is not None
+        taken = group_memory(self._process.pid)
+        self._peak = max(self._peak, taken)
+        if taken > self.memory_gib:
+            raise _DiedError(
+                f"the worker took {taken:.1f} GiB of memory, above the limit of {self.memory_gib:g}{self._log_tail()}"
+            )
+
     def _post_mortem(self) -> str:
         assert self._process is not None
         try:
@@ -300,7 +333,7 @@ class MethodProcess:
             return f"the worker closed its side and hangs{self._log_tail()}"
         if code < 0:
             name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-            memory = "; out of memory?" if -code == signal.SIGKILL else ""
+            memory = f"; out of memory? It was seen at {self._peak:.1f} GiB" if -code == signal.SIGKILL else ""
             return f"the worker was killed by {name}{memory}{self._log_tail()}"
         return f"the worker ended with exit code {code}{self._log_tail()}"
 
@@ -325,7 +358,7 @@ class MethodProcess:
         except (OSError, subprocess.TimeoutExpired):
             pass
         if process.returncode is None:
-            _kill_group(process)
+            kill_group(process)
 
 
 def _pump(stream: BinaryIO, lines: queue.Queue[bytes]) -> None:
@@ -345,11 +378,3 @@ def _empty(requests: Iterable[Request]) -> None:
     for request in requests:
         shutil.rmtree(request.folder)
         Path(request.folder).mkdir()
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        process.kill()
-    process.wait()

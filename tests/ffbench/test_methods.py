@@ -384,11 +384,13 @@ class Tiny:
 
 
 def test_a_foreign_interpreter_needs_no_ffbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFBENCH_ENVIRONMENTS", str(tmp_path / "environments"))
     tiny = make_tiny(tmp_path, monkeypatch, environment="requirements.txt", source=FOREIGN)
     (tiny.folder / "names.py").write_text("NAME = 'made.txt'\n")
     with pytest.raises(UserError) as caught:
         interpreter(tiny)
-    assert "needs its own environment" in caught.value.what and "FFBENCH_PYTHON_TINY" in caught.value.fix
+    assert caught.value.what == "tiny needs its own environment, and none is set up"
+    assert caught.value.fix == "ffbench methods setup tiny --python python3.11"
     monkeypatch.setenv("FFBENCH_PYTHON_TINY", str(tmp_path / "absent"))
     with pytest.raises(UserError, match="cannot be run"):
         interpreter(tiny)
@@ -419,6 +421,7 @@ def test_the_zip_holds_the_worker_and_the_method_alone(tmp_path: Path, tiny: Car
 
 @pytest.mark.skipif(not os.environ.get("FFBENCH_TEST_PYTHON310"), reason="names an interpreter of Python 3.10")
 def test_the_worker_runs_on_python_3_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFBENCH_ENVIRONMENTS", str(tmp_path / "environments"))
     tiny = make_tiny(tmp_path, monkeypatch, environment="requirements.txt", source=FOREIGN)
     (tiny.folder / "names.py").write_text("NAME = 'made.txt'\n")
     monkeypatch.setenv("FFBENCH_PYTHON_TINY", os.environ["FFBENCH_TEST_PYTHON310"])

@@ -1,0 +1,1 @@
+"""HunyuanCustom, by its authors' own script in its own environment."""
