@@ -279,6 +279,15 @@ class Base:
     """Arguments of its constructor; empty is diffusers' default, the 14B."""
     shift: float = 5.0
     """Timestep shift of flow matching. **open**; 5 as DiffSynth-Studio trains."""
+    prediction: Literal["flow", "sample"] = "flow"
+    """What the base's output is: the velocity, as Wan's, or the clean latents, from which the velocity follows. The
+    sampler's `prediction_type` must agree (`flow_prediction`, `sample`)."""
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("flow", "sample"):
+            raise ValueError(f"Base.prediction must be flow or sample, got {self.prediction!r}")
+        if not self.shift > 0:
+            raise ValueError(f"Base.shift must be above 0, got {self.shift}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,14 @@ class WanUniPC(UniPCMultistepScheduler):
         super().set_timesteps(num_inference_steps, device=device, **options)
 
 
-def unipc(shift: float, cls: type[UniPCMultistepScheduler] = WanUniPC) -> UniPCMultistepScheduler:
-    """UniPC for flow matching: on Wan's noise levels, or with `UniPCMultistepScheduler` on diffusers' own."""
-    return cls(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=shift)
+def unipc(
+    shift: float, cls: type[UniPCMultistepScheduler] = WanUniPC, prediction: str = "flow_prediction"
+) -> UniPCMultistepScheduler:
+    """UniPC for flow matching: on Wan's noise levels, or with `UniPCMultistepScheduler` on diffusers' own.
+
+    `prediction` is what the network says, in diffusers' words: Wan's say the velocity, a small one may say `sample`.
+    """
+    return cls(prediction_type=prediction, use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=shift)
 
 
 def euler(steps: int, shift: float) -> FlowMatchEulerDiscreteScheduler:
