@@ -26,7 +26,7 @@ from ffbench.contract import Request, Runtime
 from ffbench.cost import Meter, price_of
 from ffbench.errors import UserError
 from ffbench.image import ImageError
-from ffbench.methods import Answer, MethodProcess, find
+from ffbench.methods import Answer, MethodProcess, find, interpreter
 from ffbench.progress import bar, note
 from ffbench.provenance import provenance
 from ffbench.records import Case, Generation, Scalar, derive_seed, digest
@@ -123,6 +123,8 @@ def generate(suite: Suite, method: str, out: Path, options: GenerateOptions) -> 
             meter = meter_of(todo, options)
             if line := meter.estimate():
                 note(line)
+            if todo.todo:
+                interpreter(todo.card)  # a missing environment is found out before the photographs are prepared
             run.write_cases(suite.cases)
             _write_meta(todo, suite, options)
             made: list[Generation] = []

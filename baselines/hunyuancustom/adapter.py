@@ -75,7 +75,10 @@ class HunyuanCustom:
                 while script.running() and not (following and following.exists()):
                     time.sleep(0.2)
                 if not video.is_file() or not (script.ended_well() or (following and following.exists())):
-                    raise RuntimeError(f"{SCRIPT.name} {script.how()}, without this video{script.tail()}")
+                    words = (
+                        script.tail().replace(str(self._models), "<models>").replace(str(self._upstream), "<upstream>")
+                    )
+                    raise RuntimeError(f"{SCRIPT.name} {script.how()}, without this video{words}")
                 target = Path(request.folder, "video.mp4")
                 shutil.move(str(video), target)
                 yield Output(video=str(target), notes=self._notes)
