@@ -35,6 +35,8 @@ class OutOfTimeError(Exception):
 class Sizes:
     """How much is made; the defaults are what is shipped."""
 
+    block: int = footage.BLOCK
+    """People of one file of footage."""
     train_blocks: int = 60
     measure_blocks: int = 24
     test_blocks: int = 3
@@ -46,13 +48,15 @@ class Sizes:
     pose_steps: int = 1000
     clip_steps: int = 1500
     feature_steps: int = 800
+    videos: int = recipes.mini().data.video_batch
+    pairs: int = recipes.mini().data.pair_batch
 
 
 TRIAL = Sizes(
-    train_blocks=3, measure_blocks=3, test_blocks=1, codec_people=50, text_steps=5, base_steps=4, faithful_steps=4,
-    embedder_steps=3, pose_steps=3, clip_steps=3, feature_steps=3,
+    block=6, train_blocks=3, measure_blocks=3, test_blocks=2, codec_people=12, text_steps=5, base_steps=4,
+    faithful_steps=4, embedder_steps=3, pose_steps=3, clip_steps=3, feature_steps=3, videos=4, pairs=8,
 )  # fmt: skip
-"""A few minutes of everything: does the machinery run?"""
+"""A minute of everything: does the machinery run?"""
 
 
 class Build:
@@ -93,7 +97,7 @@ class Build:
                 if not path.is_file():
                     self._check_time()
                     made = footage.clips if split == "train" else footage.loose
-                    made(split, block, self.device).save(path)
+                    made(split, block, self.device, sizes.block).save(path)
                     self.say(f"{split} block {block + 1} of {blocks}")
 
     def parts(self) -> None:
@@ -168,6 +172,11 @@ class Build:
     def _train(self, config: Train, out: Path) -> None:
         if (out / train.MODEL).is_dir():
             return
+        sizes = self.sizes
+        data = dataclasses.replace(
+            config.data, video_batch=sizes.videos, video_micro_batch=sizes.videos, pair_batch=sizes.pairs
+        )
+        config = dataclasses.replace(config, data=data)
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         folder = self.out / "parts"

@@ -90,9 +90,9 @@ def mini_plan(who: Person, scene: str, seed: int, place: str | None = None) -> P
     return make_plan(who, scene, seed, FRAMES, place, (start, start + SPAN))
 
 
-def clips(split: str, block: int, device: str = "cpu") -> Footage:
-    """One clip and one portrait of each person of a block; scene types take turns."""
-    people = _people(split, block)
+def clips(split: str, block: int, device: str = "cpu", count: int = BLOCK) -> Footage:
+    """One clip and one portrait of each of the `count` people of a block; scene types take turns."""
+    people = _people(split, block, count)
     scenes = list(SCENES)
     plans = [mini_plan(who, scenes[who.seed % len(scenes)], 0) for who in people]
     drawn = render(
@@ -108,9 +108,9 @@ def clips(split: str, block: int, device: str = "cpu") -> Footage:
     return _footage(people, drawn.pixels, drawn.labels, captions, photos.pixels, photos.labels)
 
 
-def loose(split: str, block: int, device: str = "cpu") -> Footage:
-    """T frames of each person of a block, each of another clip: another scene, place, light and dress."""
-    people = _people(split, block)
+def loose(split: str, block: int, device: str = "cpu", count: int = BLOCK) -> Footage:
+    """T frames of each of the `count` people of a block, each of another clip: scene, place, light and dress."""
+    people = _people(split, block, count)
     scenes = list(SCENES)
     chosen = []
     for who in people:
@@ -138,9 +138,9 @@ def portrait(who: Person) -> tuple[Frame, Setting]:
     return frame, plan.setting
 
 
-def _people(split: str, block: int) -> list[Person]:
-    first = SPLITS[split].start + block * BLOCK
-    return [person(seed) for seed in range(first, min(first + BLOCK, SPLITS[split].stop))]
+def _people(split: str, block: int, count: int) -> list[Person]:
+    first = SPLITS[split].start + block * count
+    return [person(seed) for seed in range(first, min(first + count, SPLITS[split].stop))]
 
 
 def _footage(

@@ -185,7 +185,7 @@ def batches(count: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]
     """Endless shuffled batches."""
     while True:
         order = rng.permutation(count)
-        for start in range(0, count - BATCH + 1, BATCH):
+        for start in range(0, max(count - BATCH, 0) + 1, BATCH):
             yield order[start : start + BATCH]
 
 
