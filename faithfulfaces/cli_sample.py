@@ -80,9 +80,11 @@ def sample(
     reader = open_faces(readers[faces], device)
     # the face is looked for before a base of 35 GB is read
     face = reader.read(_picture(image), str(image))
+    if not sys.stderr.isatty():
+        _without_bars()
     vace = load_vace(local_folder(base or config.base, "the base"), DTYPES[dtype])
     pipe = FaithfulFacesPipeline(vace, config, parts, reader).to(device)
-    vace.set_progress_bar_config(disable=not sys.stderr.isatty())
+    vace.set_progress_bar_config(disable=None)
     try:
         frames = pipe.generate(face, prompt, seed, sampling)
     except FloatingPointError as error:
@@ -91,6 +93,14 @@ def sample(
     pitch, yaw, roll = (float(angle) for angle in face.euler)
     typer.echo(f"face at pitch {pitch:.0f}, yaw {yaw:.0f}, roll {roll:.0f} degrees; {reader.id}", err=True)
     typer.echo(str(out))
+
+
+def _without_bars() -> None:
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _picture(path: Path) -> NDArray[uint8]:
