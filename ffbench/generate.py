@@ -305,7 +305,7 @@ def _prepare(suite: Suite, cache: Path) -> dict[str, Path | str]:
 
 def _record(run: Run, blank: Generation, answer: Answer, folder: Path, facts: Mapping[str, Any]) -> Generation:
     """Put the video of an answer in its place and close its record."""
-    measured = {
+    measured: dict[str, Any] = {
         "seconds": round(answer.seconds, 3) if answer.status == "ok" else math.nan,
         "peak_gib": math.nan if answer.peak_gib is None else round(answer.peak_gib, 3),
         "provenance": {**facts, "notes": dict(answer.notes)},
@@ -315,10 +315,12 @@ def _record(run: Run, blank: Generation, answer: Answer, folder: Path, facts: Ma
     target = run.new_video(blank.key)
     try:
         if answer.video:
-            _take_video(folder, answer.video, target)
+            made = _take_video(folder, answer.video, target)
         else:
             frames = np.memmap(folder / answer.frames, np.uint8, "r", shape=answer.shape)
             write_mp4(target, frames, answer.fps)
+            made = {"frames": answer.shape[0], "height": answer.shape[1], "width": answer.shape[2], "fps": answer.fps}
+        measured["provenance"]["video"] = made
     except (VideoError, ValueError) as error:
         return _closed(blank, error=f"the method's video: {_anonymous(str(error), folder)}", **measured)
     finally:
@@ -331,8 +333,8 @@ def _closed(blank: Generation, **values: Any) -> Generation:
     return replace(blank, utc=datetime.now(UTC).isoformat(timespec="seconds"), **values)
 
 
-def _take_video(folder: Path, name: str, target: Path) -> None:
-    """Move a video file that a method wrote, if it is a whole one and lies in the request's folder.
+def _take_video(folder: Path, name: str, target: Path) -> dict[str, Any]:
+    """Move a video file that a method wrote, if it is a whole one and lies in the request's folder; what it really is.
 
     Raises:
         VideoError: otherwise.
@@ -344,10 +346,12 @@ def _take_video(folder: Path, name: str, target: Path) -> None:
         raise VideoError(f"{path.name} is not there") from error
     if not stat.S_ISREG(mode) or not path.resolve().is_relative_to(folder.resolve()):
         raise VideoError(f"{path.name} is a link, no file, or lies outside the request's folder")
-    read_clip(path, [])  # decodes the whole file: what is kept is complete
+    clip = read_clip(path, [])  # decodes the whole file: what is kept is complete
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
     path.replace(target)
+    width, height = clip.size
+    return {"frames": clip.num_frames, "height": height, "width": width, "fps": round(clip.fps, 3)}
 
 
 def _anonymous(text: str, folder: Path) -> str:

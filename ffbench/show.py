@@ -20,7 +20,7 @@ from ffbench.records import Case, Generation, Score, digest
 from ffbench.store import Run, find_runs
 
 if TYPE_CHECKING:
-    from ffbench.cards import Card
+    from ffbench.cards import Card, Price
 
 _PREFIX = re.compile(r"[0-9a-f]{4,16}")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -40,14 +40,13 @@ def show(key: str, root: Path) -> str:
         UserError: if nothing, or more than one thing, goes by that name.
     """
     if "/" not in key:
-        for protocol in PROTOCOLS.values():
-            if key in (protocol.name, protocol.id):
-                return _protocol(protocol)
-        for metric, info in METRICS.items():
-            if key in (metric, info.title):
-                return _metric(metric)
-        if (card := _method(key)) is not None:
-            return _card(card)
+        pages = [_protocol(one) for one in PROTOCOLS.values() if key in (one.name, one.id)]
+        pages += [_metric(metric) for metric, info in METRICS.items() if key in (metric, info.title)]
+        # `consisid` is a protocol and a method, `consisid@1` the protocol alone
+        if not (pages and "@" in key) and (card := _method(key)) is not None:
+            pages.append(_card(card))
+        if pages:
+            return "\n\n".join(pages)
     found = [
         (run, generation)
         for run in find_runs(root)
@@ -130,7 +129,8 @@ def _track(protocol: str, key: str, track: FaceTrack | None) -> list[str]:
         return _field("track", [f"{key} under {protocol}: the file is not kept with this run"])
     total, faces = len(track.number), int(track.found.sum())
     without = [str(number) for number in track.number[~track.found].tolist()]
-    head = f"{total} frames sampled, faces in {faces}"
+    when = f" from {track.time[0]:.2f} to {track.time[-1]:.2f} s" if total else ""
+    head = f"{total} frames sampled{when}, faces in {faces}"
     head += f" (none in frame {', '.join(without)})" if without and faces else ""
     lines = [f"{head}; {track.size[0]}x{track.size[1]} px, under {protocol}, key {key[:8]}…"]
     for name, column in (("pitch", 0), ("yaw", 1), ("roll", 2)):
@@ -227,9 +227,17 @@ def _card(card: Card) -> str:
     lines += _field("variants", [f"{card.name}@{v}: {dict(changes)}" for v, changes in card.variants.items()])
     lines += _field("weights", [f"{w.name} {w.revision} sha256 {w.sha256} {w.licence}".rstrip() for w in card.weights])
     lines += _field("memory", [f"{m.gib:g} GiB: {m.configuration} ({m.source})" for m in card.memory])
+    lines += _field("price", [_price(price) for price in card.price])
     lines += _field("differs", list(card.deviations))
     runs_in = "this one" if card.environment == "embedded" else f"its own, Python {card.python}, {card.environment}"
     return "\n".join([*lines, *_field("environment", [runs_in])])
+
+
+def _price(price: Price) -> str:
+    usd = f"${price.usd:g} a video" if isinstance(price.usd, float) else f"a video: {price.usd}"
+    unit = f", ${price.unit_usd:g} a {price.unit}" if isinstance(price.unit_usd, float) else ""
+    when = "".join(f", {key}={value}" for key, value in price.when.items())
+    return f"{usd}{unit}{when} ({price.date}: {price.source})"
 
 
 def _nearest(key: str, root: Path) -> str:

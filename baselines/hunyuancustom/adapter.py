@@ -48,6 +48,7 @@ class HunyuanCustom:
         models = self._folder(
             "models", str(self._upstream / "models"), "pull tencent/HunyuanCustom, see docs/methods.md"
         )
+        self._models = models
         fp8 = "_fp8" if self._set["fp8"] else ""
         self._weights = models / "hunyuancustom_720P" / f"mp_rank_00_model_states{fp8}.pt"
         for path in (self._upstream / SCRIPT, self._weights):
