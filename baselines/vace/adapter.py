@@ -12,7 +12,8 @@ from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransform
 from PIL import Image
 
 from baselines.faces.mtcnn import FaceCropper
-from baselines.wan.loading import expect, load_part
+from baselines.wan.loading import expect, load_part, read_json
+from baselines.wan.networks import fits
 from baselines.wan.sampling import WanUniPC, unipc
 from baselines.wan.settings import Sampling, choice, place
 from baselines.wan.text import PromptEncoder, load_prompts
@@ -40,13 +41,17 @@ class Vace:
             UserError: a folder that is missing or does not fit, or a size that it cannot make, naming the setting.
         """
         base, dtype = place(self._settings, "base", runtime), getattr(torch, self._sampling.dtype)
-        self._pipe = load_pipeline(base, dtype, unipc(self._sampling.shift, self._levels))
+        said = read_json(base / "scheduler" / "scheduler_config.json").get("prediction_type", "flow_prediction")
+        self._pipe = load_pipeline(base, dtype, unipc(self._sampling.shift, self._levels, str(said)))
         patch = self._pipe.transformer.config.patch_size[1]
         self._sampling.fit(self._pipe.vae_scale_factor_spatial * patch, self._pipe.vae_scale_factor_temporal)
         self._prompts: PromptEncoder = load_prompts(
             base, dtype, runtime.device, int(self._settings["text_tokens"] or 0)
         )
-        self._pipe.to(runtime.device)
+        if fits(runtime.device, (self._pipe.transformer, self._pipe.vae, self._prompts.encoder)):
+            self._pipe.to(runtime.device)
+        else:
+            self._pipe.enable_model_cpu_offload(device=runtime.device)
         self._crop = FaceCropper(runtime.device) if self._crops else None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Output]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline
+from facenet_pytorch import MTCNN
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from baselines.vace.adapter import Vace
 from baselines.wan import loading
 from ffbench.cards import card_gaps
-from ffbench.contract import Request, Runtime
+from ffbench.contract import RefusedError, Request, Runtime
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, generate
 from ffbench.methods import card, find
 from ffbench.records import Case, Reference
 from ffbench.suites import Suite
+from tests.baselines import tiny_wan
 from tests.faithfulfaces import tiny_vace
 
 RUNTIME = Runtime("cpu", "")
@@ -37,7 +40,15 @@ class RenamedCodec(AutoencoderKLWan):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_vace.write(tmp_path_factory.mktemp("vace") / "base")
+    folder = tmp_path_factory.mktemp("vace") / "base"
+    pipeline().save_pretrained(folder)
+    return folder
+
+
+def pipeline() -> WanVACEPipeline:
+    made = tiny_vace.pipeline()
+    tiny_wan.loud(made.transformer)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +103,7 @@ def white_canvas(path: str, width: int, height: int) -> torch.Tensor:
 
 def restated(case: Case, seed: int, levels: str) -> np.ndarray:
     """The method as its description has it, on the networks alone, guided away from "a head"."""
-    pipe = tiny_vace.pipeline()
+    pipe = pipeline()
     vae, text, network = pipe.vae, pipe.text_encoder, pipe.transformer
     mean = torch.tensor(vae.config.latents_mean).view(1, 16, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, 16, 1, 1, 1)
@@ -132,6 +143,11 @@ def test_the_video_is_what_the_description_says(base: Path, suite: Suite, index:
     expected = restated(suite.cases[index], 5, levels)
     assert made.shape == (5, 16, 32, 3) and np.ptp(made) > 20
     assert np.abs(made.astype(int) - expected).max() <= 1
+    if levels == "wan":
+        ann, bob = suite.cases[2].references
+        for references in ((bob,), (bob, ann), (ann, ann)):
+            other = replace(suite.cases[index], references=references)
+            assert tiny_wan.differ(restated(other, 5, levels), expected), "the test would miss a mistake"
 
 
 def test_generate_makes_a_video_of_each_case(base: Path, suite: Suite, tmp_path: Path) -> None:
@@ -154,6 +170,30 @@ def test_a_prompt_is_encoded_once(base: Path, suite: Suite) -> None:
     assert not np.array_equal(frames(method, suite.cases[0], seed=6), first)
 
 
+def test_parts_that_do_not_fit_together_take_turns(base: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = frames(loaded(base), suite.cases[0])
+    monkeypatch.setenv("FFBENCH_OFFLOAD", "always")
+    apart = loaded(base)
+    assert hasattr(apart._pipe.transformer, "_hf_hook") and np.array_equal(frames(apart, suite.cases[0]), together)
+
+
+def test_the_face_alone_is_the_largest_box_half_as_large_again(base: Path, suite: Suite, tmp_path: Path) -> None:
+    method = loaded(base, reference="face")
+    case = suite.cases[0]
+    with Image.open(case.references[0].path) as photograph:
+        boxes, _ = MTCNN(min_face_size=32, keep_all=True).detect(photograph)
+        left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+        width, height = right - left, bottom - top
+        edges = [round(left - width / 4), round(top - height / 4), round(right + width / 4), round(bottom + height / 4)]
+        edges = [max(edges[0], 0), max(edges[1], 0), min(edges[2], photograph.width), min(edges[3], photograph.height)]
+        photograph.crop(edges).save(tmp_path / "face.png")
+    cut = Case("mine", "1", "x", "x", (Reference(str(tmp_path / "face.png"), "0" * 64),), "p0", case.prompt)
+    made = frames(method, case)
+    assert np.array_equal(made, frames(loaded(base), cut)) and tiny_wan.differ(made, frames(loaded(base), case))
+    with pytest.raises(RefusedError, match="no face"):
+        frames(method, replace(case, references=suite.cases[2].references[1:]))
+
+
 @torch.no_grad()
 def test_without_the_control_branch_it_is_plain_text_to_video(base: Path, suite: Suite) -> None:
     method = loaded(base, conditioning_scale=0.0)
@@ -161,7 +201,7 @@ def test_without_the_control_branch_it_is_plain_text_to_video(base: Path, suite:
     other = frames(loaded(base), suite.cases[0])
     assert not np.array_equal(two[0], other)
     case = suite.cases[0]
-    stranger = Case("mine", "1", "x", "x", suite.cases[2].references[1:], "p0", case.prompt)
+    stranger = replace(case, references=suite.cases[2].references[1:])
     assert np.array_equal(frames(method, stranger), two[0]), "with scale 0 the reference changes nothing"
 
 
@@ -191,6 +231,7 @@ def edit(path: Path, **values: Any) -> None:
         ({"base": "Wan-AI/Wan2.1-VACE-14B-diffusers"}, "the base Wan-AI/Wan2.1-VACE-14B-diffusers is not on this mach"),
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"levels": "karras"}, "no levels 'karras'"),
+        ({"reference": "hand"}, "no reference 'hand'"),
         ({"num_frames": 80}, r"num_frames = 80 is not 4 k \+ 1"),
         ({"width": 40}, "width = 40 is no multiple of 16"),
         ({"height": 8}, "height = 8 is no multiple of 16"),

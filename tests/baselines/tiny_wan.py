@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,34 @@ def transformer(*, image: bool) -> WanTransformer3DModel:
         image_dim=20 if image else None,
         added_kv_proj_dim=24 if image else None,
     )
-    return made.eval().requires_grad_(False)
+    return loud(made.eval().requires_grad_(False))
+
+
+@torch.no_grad()
+def loud(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with attention that shows: as it is drawn, neither prompt nor reference would move a pixel by one."""
+    for name, weight in network.named_parameters():
+        if name.endswith(("to_out.0.weight", "vace_patch_embedding.weight", "proj_out.weight")):
+            weight.mul_(4 if name == "proj_out.weight" else 20)
+        elif ".to_q." in name or ".to_k." in name or ".norm_" in name:
+            weight.mul_(3)
+    return network
+
+
+def differ(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two videos differ by more than rounding: by 3 of 255 somewhere."""
+    return bool(np.abs(one.astype(int) - other).max() >= 3)
+
+
+def latents_of(method: Any, *references: Reference, **options: Any) -> torch.Tensor:
+    """What a method's loop ends in, before it is decoded."""
+    seen = []
+    networks = method._networks
+    decode = networks.decode
+    networks.decode = lambda latents: seen.append(latents) or decode(latents)
+    list(method.generate([request(*references, **options)]))
+    networks.decode = decode
+    return seen[0]
 
 
 def vae() -> AutoencoderKLWan:
