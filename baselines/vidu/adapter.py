@@ -89,7 +89,7 @@ class Vidu:
             raise RuntimeError("the order is older than Vidu's list of tasks; look into the account's usage page")
         page: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
-            answer = self._api.call("GET", "/ent/v2/tasks", **{"pager.pagesz": "100", **page})
+            answer = self._api.call("GET", "/ent/v2/tasks", None, **{"pager.pagesz": "100", **page})
             for held in answer.get("tasks") or []:
                 task = task_id(held.get("id"))
                 if task in known or held.get("prompt", request.case.prompt) != request.case.prompt:
