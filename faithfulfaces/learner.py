@@ -68,7 +68,9 @@ class Learner(nn.Module):
                 control_hidden_states=vace_context(videos.reference, blank).to(dtype),
                 return_dict=False,
             )
-        return losses.flow_matching_loss(prediction, target, losses.flow_matching_weight(sigma))
+        bell = self.config.base.weighting == "bell"
+        weight = losses.flow_matching_weight(sigma) if bell else torch.ones_like(sigma)
+        return losses.flow_matching_loss(prediction, target, weight)
 
     def _with_prior(self, videos: Videos) -> AbstractContextManager[None]:
         if self.prior is None:
@@ -121,6 +123,7 @@ def build(config: Train, world: World) -> Learner:
         transformer.to(world.device)
         if config.lora:
             _init_adapters(transformer, config.seed)
+        parallel.share_tokens(transformer, world)
     torch.manual_seed(config.seed)
     learner = Learner(config, transformer)
     for part in (learner.aligner, learner.temperature, learner.prior):

@@ -20,6 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
+from ffbench.errors import UserError
+
 TIMEOUT = timedelta(minutes=30)
 """The slowest thing that all wait for is one rank's reading of the base."""
 
@@ -32,16 +34,45 @@ class World:
     size: int
     device: torch.device
     mesh: DeviceMesh | None
+    context_mesh: DeviceMesh | None = None
+    """[data, ring 1, ulysses]: its last dimension are the processes that share the tokens of one video."""
 
     @property
     def first(self) -> bool:
         """Whether this process writes files."""
         return self.rank == 0
 
+    @property
+    def context(self) -> int:
+        """Processes that share the tokens of one video: neighbours in rank."""
+        return 1 if self.context_mesh is None else self.context_mesh["ulysses"].size()
 
-def start() -> World:
-    """Join the processes that torchrun started, or stand alone. The device is chosen before anything is loaded."""
+    @property
+    def video_rank(self) -> int:
+        """Which share of the videos this process works on; all that share tokens work on the same."""
+        return self.rank // self.context
+
+    @property
+    def video_size(self) -> int:
+        """Number of shares of the videos."""
+        return self.size // self.context
+
+
+def start(context: int = 1) -> World:
+    """Join the processes that torchrun started, or stand alone. The device is chosen before anything is loaded.
+
+    Args:
+        context: processes that share the tokens of one video.
+
+    Raises:
+        UserError: when the number of processes is no multiple of `context`.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size % context:
+        raise UserError(
+            f"Parallel.context {context} does not divide {size} processes",
+            "start a multiple of it by torchrun --nproc-per-node, or set Parallel.context to 1",
+        )
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -50,7 +81,10 @@ def start() -> World:
         return World(0, 1, device, None)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
-    return World(dist.get_rank(), size, device, init_device_mesh(device.type, (size,), mesh_dim_names=("data",)))
+    mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("data",))
+    shape, names = (size // context, 1, context), ("videos", "ring", "ulysses")
+    context_mesh = init_device_mesh(device.type, shape, mesh_dim_names=names) if context > 1 else None
+    return World(dist.get_rank(), size, device, mesh, context_mesh)
 
 
 def stop(world: World) -> None:
@@ -60,9 +94,9 @@ def stop(world: World) -> None:
 
 
 def noise_generator(seed: int, world: World) -> torch.Generator:
-    """Random numbers of this process alone: noise and timesteps differ between processes, initial weights do not."""
+    """Noise and timesteps of this process's videos; they differ between processes, unless these share the videos."""
     # a splitmix step keeps neighbouring (seed, rank) pairs far apart
-    mixed = (seed * 0x9E3779B97F4A7C15 + (world.rank + 1) * 0xBF58476D1CE4E5B9) % 2**63
+    mixed = (seed * 0x9E3779B97F4A7C15 + (world.video_rank + 1) * 0xBF58476D1CE4E5B9) % 2**63
     return torch.Generator(world.device).manual_seed(mixed)
 
 
@@ -126,6 +160,54 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile each block by itself: all have one shape, so the first one's graph serves all."""
     for block in blocks:
         block.forward = torch.compile(block.forward)
+
+
+def share_tokens(transformer: nn.Module, world: World) -> None:
+    """Cut the tokens of each video over the processes that share it: DeepSpeed-Ulysses, by diffusers' hooks.
+
+    Before the blocks each process takes its run of tokens; self-attention exchanges tokens for heads and back; after
+    the last block the tokens are gathered, and every process computes the same loss. Gradients of adapters are then
+    those of a process's own tokens: their sum over the processes is the gradient, so the loss is multiplied by
+    `World.context` where FSDP2 averages over all.
+
+    `transformer.enable_parallelism` does the same, but fails in diffusers 0.42 on a CPU (`rank %
+    torch.accelerator.device_count()` divides by zero) and without a plan, which no VACE class has.
+
+    Raises:
+        UserError: when the base's attention heads do not divide.
+    """
+    if world.context_mesh is None:
+        return
+    from diffusers import ContextParallelConfig, ParallelConfig
+    from diffusers.hooks import apply_context_parallel
+
+    heads = transformer.config.num_attention_heads
+    if heads % world.context:
+        raise UserError(
+            f"Parallel.context {world.context} does not divide the base's {heads} attention heads",
+            f"choose a divisor of {heads}",
+        )
+    mesh = world.context_mesh["ring", "ulysses"]
+    config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=world.context, mesh=mesh))
+    config.setup(world.rank, world.size, world.device, mesh=mesh)
+    for module in transformer.modules():
+        if hasattr(processor := getattr(module, "processor", None), "_parallel_config"):
+            processor._parallel_config = config
+    apply_context_parallel(transformer, config.context_parallel_config, _token_plan())
+
+
+def _token_plan() -> dict[str, Any]:
+    from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+
+    tokens = ContextParallelInput(split_dim=1, expected_dims=3)
+    rotary = ContextParallelInput(split_dim=1, expected_dims=4, split_output=True)
+    return {
+        "rope": {0: rotary, 1: rotary},
+        # later VACE blocks get what the first one made, and no other reads the video's tokens
+        "vace_blocks.0": {"hidden_states": tokens, "control_hidden_states": tokens},
+        "blocks.0": {"hidden_states": tokens},
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:

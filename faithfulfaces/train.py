@@ -37,7 +37,7 @@ def run(
 
     if not resume and (out / CONFIG).exists():
         raise UserError(f"{out} holds a run already", "go on with --resume, or choose another --out")
-    world = parallel.start()
+    world = parallel.start(config.parallel.context)
     try:
         trainer = Trainer(config, clips or open_clips(config), world, out)
         if resume:

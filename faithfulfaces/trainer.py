@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from faithfulfaces import checkpoint, parallel
 from faithfulfaces.config import Data, Optim, Train
 from faithfulfaces.data import Clips, Loader, Pairs, PairSampler, Videos, VideoSampler, accumulation
-from faithfulfaces.flops import utilisation, video_work
+from faithfulfaces.flops import num_tokens, utilisation, video_work
 from faithfulfaces.learner import Learner, build, pair_loss
 from faithfulfaces.log import TrainingLog
 from faithfulfaces.parallel import World
+from faithfulfaces.probe import GenerationProbe
 from ffbench.errors import UserError
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -51,7 +52,7 @@ class Trainer:
     def __init__(self, config: Train, clips: Clips, world: World, out: Path) -> None:
         self.config, self.clips, self.world, self.out = config, clips, world, out
         data = config.data
-        self.micro_batches = accumulation(data, world.size) if config.base else 0
+        self.micro_batches = accumulation(data, world.video_size) if config.base else 0
         self.pairs: Loader[Pairs] | None = None
         if config.aligner:
             pairs = PairSampler(clips, data.pair_batch, config.seed)
@@ -60,7 +61,8 @@ class Trainer:
         if config.base:
             videos = VideoSampler(clips, data.video_batch, config.seed, data.text_tokens)
             _check_size(data, clips)
-            self.videos = Loader(videos, world.rank, world.size, data.workers, data.ahead)
+            _check_context(data, world)
+            self.videos = Loader(videos, world.video_rank, world.video_size, data.workers, data.ahead)
         self.learner: Learner = build(config, world)
         # counted once: the transformer's shapes do not change
         self.work = video_work(self.learner.transformer, data).model if self.learner.transformer is not None else 0.0
@@ -70,6 +72,7 @@ class Trainer:
             self.trainable, optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
         )
         self.noise = parallel.noise_generator(config.seed, world)
+        self.probe = GenerationProbe(config, world, out) if config.probe else None
         self.step = 0
         self.waited = 0.0
         elements = config.aligner.elements if config.aligner else 0
@@ -118,7 +121,8 @@ class Trainer:
         for i in range(self.micro_batches):
             rows = slice(i * self.config.data.video_micro_batch, (i + 1) * self.config.data.video_micro_batch)
             loss = self.learner.flow_loss(Videos(*(t[rows] for t in videos)), blank, self.noise) / self.micro_batches
-            loss.backward()
+            # processes that share a video each hold the gradient of their tokens, and FSDP2 takes the mean over all
+            (loss * self.world.context).backward()
             total += loss.detach()
         return parallel.average(total, self.world)
 
@@ -136,8 +140,10 @@ class Trainer:
         try:
             while self.step < self.config.steps:
                 terms = self.train_step()
-                if self.step % every == 0 or self.step == self.config.steps:
-                    values = self._logged(terms, time.perf_counter() - began, self.step - since)
+                seconds = time.perf_counter() - began
+                probed = self._probed()
+                if self.step % every == 0 or self.step == self.config.steps or probed:
+                    values = self._logged(terms, seconds, self.step - since) | probed
                     began, since, self.waited = time.perf_counter(), self.step, 0.0
                     if log is not None:
                         log.write(self.step, values)
@@ -150,6 +156,13 @@ class Trainer:
                 log.close()
             for loader in self._loaders().values():
                 loader.close()
+
+    def _probed(self) -> dict[str, float]:
+        if self.probe is None or (self.step % self.probe.every and self.step != self.config.steps):
+            return {}
+        values = self.probe.measure(self.learner)
+        self.probe.keep_best(self.learner, self.step, values)
+        return values
 
     @torch.no_grad()
     def _logged(self, terms: Mapping[str, Tensor], seconds: float, steps: int) -> dict[str, float]:
@@ -217,6 +230,15 @@ def _peak_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     # Linux counts in KiB, macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _check_context(data: Data, world: World) -> None:
+    if num_tokens(data) % world.context:
+        raise UserError(
+            f"a video of Data.width, Data.height and Data.num_frames has {num_tokens(data)} tokens, which "
+            f"Parallel.context {world.context} does not divide",
+            "choose another Parallel.context or size",
+        )
 
 
 def _check_size(data: Data, clips: Clips) -> None:

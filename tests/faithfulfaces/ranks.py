@@ -1,4 +1,4 @@
-"""What the tests run under torchrun: `ranks.py gradients|train|killed|base OUT`."""
+"""What the tests run under torchrun: `ranks.py gradients|context|killed|resumed|base OUT`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,27 @@ def gradients(config: Train, world: parallel.World) -> dict[str, Tensor]:
     return {name: whole(p.grad) for name, p in learner.named_parameters() if p.grad is not None}
 
 
+def shared(injection: str = "add") -> Train:
+    """Six tokens a video, a gradient that reaches the aligner too, and recomputation: what splitting could break."""
+    debug = recipes.debug()
+    data = dataclasses.replace(debug.data, width=32, video_batch=2, video_micro_batch=2)
+    together = dataclasses.replace(debug.parallel, context=2)
+    return dataclasses.replace(debug, data=data, injection=injection, prior_grad=True, parallel=together)
+
+
+def video_gradients(config: Train, world: parallel.World) -> dict[str, Tensor]:
+    """Of L_FM through the trainer's own accumulation, and the loss."""
+    clips = made_up_clips(config)
+    trainer = Trainer(config, clips, world, Path())
+    move(trainer.learner)
+    assert trainer.videos is not None
+    loss = trainer._flow_backward(next(trainer.videos))
+    for loader in trainer._loaders().values():
+        loader.close()
+    named = trainer.learner.named_parameters()
+    return {"loss": loss} | {name: whole(p.grad) for name, p in named if p.grad is not None}
+
+
 def six_steps(steps: int = 6) -> Train:
     debug = recipes.debug()
     return dataclasses.replace(debug, steps=steps, checkpoint=dataclasses.replace(debug.checkpoint, every=3))
@@ -115,9 +136,11 @@ if __name__ == "__main__":
     elif what == "resumed":
         run(six_steps(), target, resume=True)
     else:
-        here = parallel.start()
+        here = parallel.start(2 if what.startswith("context") else 1)
         result = {
             "gradients": lambda: gradients(recipes.debug(), here),
+            "context-add": lambda: video_gradients(shared("add"), here),
+            "context-token": lambda: video_gradients(shared("token"), here),
             "base": lambda: base_output(target.parent / "base", here),
         }[what]()
         if here.first:

@@ -15,6 +15,8 @@ from diffusers import WanVACETransformer3DModel
 from safetensors.torch import load_file
 
 from faithfulfaces import parallel, recipes
+from faithfulfaces.trainer import _check_context
+from ffbench.errors import UserError
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 RTOL, ATOL = 1e-4, 2e-6
@@ -41,6 +43,19 @@ def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
+class _Of:
+    """The shape of a mesh whose last dimension has a size, without processes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __getitem__(self, _: object) -> _Of:
+        return self
+
+    def size(self) -> int:
+        return self._size
+
+
 def alone() -> parallel.World:
     return parallel.World(0, 1, torch.device("cpu"), None)
 
@@ -56,6 +71,47 @@ def test_two_ranks_have_the_gradient_of_one_on_the_joined_batch(ranks: ModuleTyp
         torch.testing.assert_close(
             two[name], gradient, rtol=RTOL, atol=ATOL * float(gradient.abs().max() + 1), msg=name
         )
+
+
+@pytest.mark.parametrize("injection", ["add", pytest.param("token", marks=pytest.mark.slow)])
+def test_two_ranks_that_share_a_video_have_its_loss_and_gradient(
+    ranks: ModuleType, tmp_path: Path, injection: str
+) -> None:
+    done = torchrun(2, str(SCRIPT), f"context-{injection}", str(tmp_path / "two.safetensors"))
+    assert done.returncode == 0, done.stderr
+    two, one = load_file(tmp_path / "two.safetensors"), ranks.video_gradients(ranks.shared(injection), alone())
+    assert one.keys() == two.keys()
+    assert {name.split(".")[0] for name in one} == {"loss", "aligner", "prior", "transformer"}
+    for name, gradient in one.items():
+        assert gradient.any(), name
+        torch.testing.assert_close(
+            two[name], gradient, rtol=RTOL, atol=ATOL * float(gradient.abs().max() + 1), msg=name
+        )
+
+
+def test_sharing_that_does_not_come_out_is_refused_with_the_numbers(
+    ranks: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = dataclasses.replace(alone(), size=6, rank=4, context_mesh=_Of(3))
+    assert (world.context, world.video_rank, world.video_size) == (3, 1, 2)
+    with pytest.raises(UserError, match=r"Parallel\.context 3 does not divide the base's 2 attention heads"):
+        parallel.share_tokens(WanVACETransformer3DModel(**recipes.TINY_ARCH), world)
+    config = dataclasses.replace(ranks.shared(), data=dataclasses.replace(ranks.shared().data, width=16, height=32))
+    with pytest.raises(UserError, match=r"has 6 tokens, which Parallel\.context 4 does not divide"):
+        _check_context(config.data, dataclasses.replace(world, context_mesh=_Of(4)))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"Parallel\.context 3 does not divide 4 processes"):
+        parallel.start(3)
+
+
+def test_ranks_that_share_a_video_draw_the_same_noise() -> None:
+    def draw(rank: int, context: object) -> float:
+        world = parallel.World(rank, 4, torch.device("cpu"), None, context)
+        return float(torch.rand(1, generator=parallel.noise_generator(0, world)))
+
+    assert draw(0, _Of(2)) == draw(1, _Of(2)) == draw(0, None)
+    assert draw(2, _Of(2)) == draw(3, _Of(2)) == draw(1, None)
+    assert draw(0, None) != draw(1, None)
 
 
 def test_wrapping_changes_no_name_and_no_result(ranks: ModuleType) -> None:
