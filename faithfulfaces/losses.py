@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 CLIP_TEMPERATURE = 0.07
 """Where CLIP starts tau (Radford et al. 2021)."""
-LEAST_SIGMA = 0.05
-"""Below, the velocity that follows from predicted latents would be their error magnified."""
 MAX_SCALE = 100.0
 """CLIP's bound on 1/tau."""
 
@@ -92,15 +90,6 @@ def flow_matching_weight(sigma_B: Tensor) -> Tensor:
     lowest = math.exp(-0.5)
     mean = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - lowest
     return (torch.exp(-2 * (sigma_B - 0.5) ** 2) - lowest) / mean
-
-
-def velocity(clean: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-    """noise - x0 that follows from x0 and x_sigma: (x_sigma - x0) / sigma, sigma no smaller than `LEAST_SIGMA`.
-
-    A network whose tokens hold nearly as many values as its width learns x0 far sooner than the velocity, whose noise
-    it would have to carry through every layer.
-    """
-    return (noisy - clean) / sigma.clamp(min=LEAST_SIGMA).view(-1, *[1] * (noisy.dim() - 1))
 
 
 def noised(latents: Tensor, noise: Tensor, sigma_B: Tensor) -> tuple[Tensor, Tensor]:

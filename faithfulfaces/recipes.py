@@ -80,9 +80,9 @@ def mini_base() -> Train:
     """The mini world's base: a small VACE from nothing, every tensor trained, some prompts left out for guidance."""
     return Train(
         name="mini_base",
-        steps=2100,
+        steps=2150,
         aligner=None,
-        base=Base(arch=MINI_ARCH, shift=2.0, prediction="sample"),
+        base=Base(arch=MINI_ARCH, shift=2.0, weighting="uniform"),
         data=dataclasses.replace(_MINI_DATA, text_drop=0.15),
         optim=Optim(lr=1e-3, warmup_steps=100, schedule="cosine", betas=(0.9, 0.99)),
         parallel=Parallel(activation_checkpointing=False, dtype="float32"),
@@ -97,7 +97,7 @@ def mini() -> Train:
         name="mini",
         steps=2000,
         aligner=Aligner(elements=512, dim=256, image_size=48, patch=6, depth=2, heads=4),
-        base=Base(folder="models/mini", arch=MINI_ARCH, shift=2.0, prediction="sample"),
+        base=Base(folder="models/mini", arch=MINI_ARCH, shift=2.0, weighting="uniform"),
         lora=Lora(rank=16, alpha=16),
         data=_MINI_DATA,
         optim=Optim(lr=1e-3, warmup_steps=100, schedule="cosine"),

@@ -39,6 +39,6 @@ def assemble(parts: Path, transformer: Path, out: Path) -> None:
     network.save_pretrained(out / "transformer")
     for name in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(parts / name, out / name)
-    scheduler = UniPCMultistepScheduler(prediction_type="sample", use_flow_sigmas=True, flow_shift=SHIFT)
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
     scheduler.save_pretrained(out / "scheduler")
     (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n", "utf-8")
