@@ -1,0 +1,1 @@
+"""Face crops of methods that come with a detector of their own. No method itself."""
