@@ -28,7 +28,12 @@ class Oracle:
         self._places: dict[str, str] = {}
 
     def load(self, runtime: Runtime) -> None:
-        """Read which prompt plays where; the renderer runs on the runtime's device."""
+        """Read which prompt plays where; the renderer runs on the runtime's device, on a CPU with one thread."""
+        import torch
+
+        if runtime.device == "cpu":
+            # rays come in small pieces: threads would wait for each other
+            torch.set_num_threads(1)
         self._device = runtime.device
         tables = tomllib.loads(resources.files("prompts").joinpath("prompts.toml").read_text("utf-8"))["prompt"]
         self._places = {table["prompt_id"]: table["background"] for table in tables}

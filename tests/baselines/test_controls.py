@@ -18,7 +18,7 @@ from ffbench.contract import Method, Request, Runtime
 from ffbench.errors import UserError
 from ffbench.records import Case, Reference
 
-SETTINGS = {"width": 96, "height": 64, "num_frames": 9, "fps": 8.0, "amplitude": 0.05}
+SETTINGS = {"width": 96, "height": 64, "num_frames": 9, "fps": 8.0, "amplitude": 0.05, "rendered": False}
 
 
 @pytest.fixture(scope="module")
