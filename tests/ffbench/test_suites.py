@@ -219,7 +219,7 @@ def test_unknown_and_missing_suites_say_what_to_do(name: str, what: str, fix: st
 
 
 def test_the_list_names_every_suite() -> None:
-    assert list(embedded_suites()) == ["photos", "paper", "nonfrontal"]
+    assert list(embedded_suites()) == ["mini", "mini-views", "photos", "paper", "nonfrontal"]
     with pytest.raises(UserError, match="nothing to fetch for a suite 'photos'"):
         fetch_suite("photos")
 
