@@ -54,7 +54,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(x_BLD)).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         mixed_BLD = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, L, D)
         x_BLD = x_BLD + self.out(mixed_BLD)
-        return x_BLD + self.mlp(self.norm2(x_BLD))
+        out_BLD: Tensor = x_BLD + self.mlp(self.norm2(x_BLD))
+        return out_BLD
 
 
 class PoseSharedIdentityAligner(nn.Module):
@@ -88,7 +89,7 @@ class PoseSharedIdentityAligner(nn.Module):
         size = self.config.image_size
         if tuple(crops_B3HW.shape[1:]) != (3, size, size):
             raise ValueError(f"face crops must be [B,3,{size},{size}], got {tuple(crops_B3HW.shape)}")
-        e_BLD = self.tokenizer(crops_B3HW).flatten(2).transpose(1, 2) + self.positions_LD
+        e_BLD: Tensor = self.tokenizer(crops_B3HW).flatten(2).transpose(1, 2) + self.positions_LD
         if self.euler is not None:
             if euler_B3 is None:
                 raise ValueError("this aligner embeds Euler angles (Aligner.euler): give euler_B3 in degrees")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -110,7 +110,6 @@ def _picture(path: Path) -> NDArray[uint8]:
 
     try:
         with PIL.Image.open(path) as image:
-            picture: Any = as_rgb(image)
+            return as_rgb(image)
     except (OSError, PIL.UnidentifiedImageError) as error:
         raise UserError(f"--image {path} is no readable picture: {error}", "give a JPEG or PNG photograph") from error
-    return picture

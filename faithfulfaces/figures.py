@@ -25,7 +25,7 @@ COLUMN, PAGE = 3.4, 6.9
 """Inches: one column and both of a two-column page."""
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 MARKERS = "os^DvPX*"
-_STYLE: Mapping[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -103,8 +103,10 @@ def draw_identities(maps: Sequence[IdentityMap]) -> Figure:
             axes.set_aspect("equal", "datalim")
             axes.spines[:].set_visible(True)
         marks, texts = panels[0].get_legend_handles_labels()
-        place = {"loc": "outside lower center", "ncols": 4 if len(maps) == 1 else 7}
-        figure.legend(marks, texts, **place, frameon=False, handletextpad=0.1, columnspacing=0.9)
+        figure.legend(
+            marks, texts, loc="outside lower center", ncols=4 if len(maps) == 1 else 7, frameon=False,
+            handletextpad=0.1, columnspacing=0.9,
+        )  # fmt: skip
     return figure
 
 
@@ -141,5 +143,5 @@ def running_mean(values: Sequence[float]) -> NDArray[np.float64]:
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    with mpl.rc_context(dict(_STYLE)):
+    with mpl.rc_context(_STYLE):
         yield

@@ -26,7 +26,7 @@ class Embedding(NamedTuple):
 def squared_distances(x_ND: Doubles) -> Doubles:
     """[N,N] squared Euclidean distances, zero on the diagonal."""
     squares_N = (x_ND**2).sum(1)
-    d_NN = np.maximum(squares_N[:, None] + squares_N[None] - 2 * x_ND @ x_ND.T, 0)
+    d_NN: Doubles = np.maximum(squares_N[:, None] + squares_N[None] - 2 * x_ND @ x_ND.T, 0)
     np.fill_diagonal(d_NN, 0)
     return d_NN
 
