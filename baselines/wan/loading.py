@@ -18,8 +18,8 @@ from ffbench.errors import UserError
 
 LIBRARIES = ("diffusers", "transformers", "faithfulfaces")
 """Whose classes a folder's model_index.json may name; a folder is data and must not choose what else is imported."""
-DAMAGE = (OSError, ValueError, RuntimeError, KeyError, TypeError)
-"""What the loaders raise on a file that is absent, cut off, or of other shapes; SafetensorError is told by name."""
+DAMAGE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+"""What the loaders raise on a file that is absent, cut off or of other shapes, and on a name that is no network's."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

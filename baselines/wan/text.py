@@ -56,7 +56,7 @@ def load_prompts(folder: Path, dtype: torch.dtype, device: str, length: int = LE
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'tokenizer'} cannot be loaded: {line(error)}", "download it again") from error
     encoder = load_part(folder, "text_encoder", dtype)

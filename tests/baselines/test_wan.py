@@ -304,6 +304,7 @@ def test_a_folder_whose_parts_do_not_fit_is_refused(folder: Path, tmp_path: Path
         (["os", "system"], "text_encoder is os.system"),
         (["transformers", "UMT6"], "text_encoder is transformers.UMT6"),
         (["transformers", "CLIPTextModel"], "text_encoder"),
+        (["transformers", "pipeline"], "text_encoder cannot be loaded"),
     ):
         index.write_text(json.dumps({"text_encoder": entry}))
         refused(match, load_part, base, "text_encoder", f32)
