@@ -265,6 +265,13 @@ def test_an_unanswered_order_is_looked_up_before_it_is_sent_again(
     assert len(vendor.posts) == 3
 
 
+def test_another_folders_task_with_the_same_prompt_is_not_taken_for_ours(vendor: Vendor, tmp_path: Path) -> None:
+    list(build("vidu", vendor, tmp_path / "other").generate(requests(tmp_path / "q", 3)))
+    vendor.faults = once("POST", 0, CutError())  # ours does not arrive
+    (output,) = build("vidu", vendor, tmp_path / "s").generate(requests(tmp_path / "r"))
+    assert len(vendor.tasks) == 4 and output.notes["task"] == list(vendor.tasks)[-1]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_where_nobody_can_tell_nothing_is_ordered_again(method: str, vendor: Vendor, tmp_path: Path) -> None:
     vendor.faults = [*once("POST", 502, "bad gateway"), *once("GET", 400, {"code": 1200, "reason": "BadRequest"}, 50)]

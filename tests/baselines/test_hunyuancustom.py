@@ -21,7 +21,7 @@ import pytest
 
 from baselines.hunyuancustom.adapter import HunyuanCustom, commit_of
 from ffbench import methods
-from ffbench.contract import Runtime
+from ffbench.contract import Request, Runtime
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, GenerateSummary, generate
 from ffbench.methods import set_up
@@ -196,6 +196,21 @@ def test_a_script_that_hangs_ends_with_its_worker_and_the_next_case_runs(
     time.sleep(0.2)
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(upstream) not in listed and str(done.run.root) not in listed
+
+
+def test_the_script_ends_with_the_batch(tmp_path: Path, upstream: Path) -> None:
+    made = HunyuanCustom(settings(upstream=str(upstream)))
+    made.load(Runtime("cuda", ""))
+    asked = []
+    for number, case in enumerate(make_suite(tmp_path / "photos", ("ann",), ("a", "b", "hang")).cases):
+        (tmp_path / str(number)).mkdir()
+        asked.append(Request(case, number, str(tmp_path / str(number))))
+    outputs = made.generate(asked)
+    assert Path(next(outputs).video).is_file()  # handed on while the script goes on
+    pid = str(seen(upstream)[0]["pid"])
+    assert Path("/proc", pid).exists() or sys.platform != "linux"
+    outputs.close()  # type: ignore[attr-defined]
+    assert not Path("/proc", pid).exists()
 
 
 def settings(**values: Any) -> dict[str, Any]:
