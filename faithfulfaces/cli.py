@@ -6,8 +6,6 @@ Exit codes: 0 done; 2 something the user can mend (two lines); 3 a bug, with its
 from __future__ import annotations
 
 import json
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +13,13 @@ from typing import Annotated
 import typer
 
 from faithfulfaces.cli_analyse import analyse
+from faithfulfaces.cli_data import data_app
 from faithfulfaces.cli_encode import encode
 from faithfulfaces.cli_export import convert, export, import_lora
 from faithfulfaces.cli_mini import mini_app
 from faithfulfaces.cli_sample import sample
 from ffbench.errors import UserError
+from ffbench.exits import run_app
 
 app = typer.Typer(
     name="faithfulfaces",
@@ -72,22 +72,13 @@ app.command()(export)
 app.command("import")(import_lora)
 app.command()(convert)
 app.command()(analyse)
+app.add_typer(data_app, name="data")
 app.add_typer(mini_app, name="mini")
 
 
 def main() -> None:
-    """Two lines for what the user can mend, a traceback and the exit code 3 for a bug."""
-    try:
-        app()
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command with --resume goes on", err=True)
-        sys.exit(130)
-    except Exception:  # noqa: BLE001 - the last fence: a bug leaves with its traceback and its own exit code
-        traceback.print_exc()
-        sys.exit(3)
+    """Entry point; see `run_app` for the exit codes."""
+    run_app(app, "the same command goes on (train: with --resume)")
 
 
 if __name__ == "__main__":

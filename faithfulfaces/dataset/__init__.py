@@ -1,1 +1,1 @@
-"""The dataset pipeline of Section 3.4: raw clips in, training samples out (`docs/dataset.md`)."""
+"""From raw videos to training samples (paper, Section 3.4 and Fig. 4; docs/dataset.md)."""
