@@ -1,0 +1,60 @@
+"""Every way a command can end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ffbench.errors import UserError
+from ffbench.exits import run_app
+
+
+def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def app() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        run_app(app, "the same command goes on")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return int(left.value.code or 0), printed.err
+
+
+def test_what_the_user_can_mend_is_two_lines_and_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(UserError("no --out", "give one"), capsys) == (2, "error: no --out\nfix:   give one\n")
+
+
+def test_ctrl_c_says_how_to_go_on_and_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(KeyboardInterrupt(), capsys) == (130, "stopped; the same command goes on\n")
+
+
+def test_a_bug_keeps_its_traceback_and_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = ended(ZeroDivisionError("oops"), capsys)
+    assert code == 3
+    assert "Traceback" in text and "ZeroDivisionError: oops" in text
+    report = text.strip().splitlines()[-1].partition("report it with: ")[2]
+    assert "packages" in json.loads(report) or json.loads(report)
+
+
+def test_the_applications_own_code_is_kept() -> None:
+    with pytest.raises(SystemExit) as left:
+        run_app(lambda: sys.exit(1), "")
+    assert left.value.code == 1
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = (
+        "from ffbench.exits import run_app\n"
+        "def app():\n    for i in range(100000): print(i)\n    raise SystemExit(0)\n"
+        "run_app(app, '')\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait() == 0
