@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +42,7 @@ from ffbench.cli_options import (
     say,
     suite_given,
 )
-from ffbench.errors import UserError
+from ffbench.exits import run_app
 
 if TYPE_CHECKING:
     from ffbench.protocols import Protocol
@@ -323,24 +322,5 @@ def _print_pairing(suite: Suite, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: two lines for what the user can mend, a traceback and the exit code 3 for a bug."""
-    try:
-        app()
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command to go on", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader of a pipe went away: nothing to say, and nothing to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception:  # noqa: BLE001 - the last fence: a bug leaves with its traceback and its own exit code
-        import traceback
-
-        from ffbench.provenance import provenance
-
-        traceback.print_exc()
-        typer.echo(f"this is a bug; please report it with: {json.dumps(provenance('cpu'))}", err=True)
-        sys.exit(3)
+    """Entry point; see `run_app` for the exit codes."""
+    run_app(app, "run the same command to go on")
