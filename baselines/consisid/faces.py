@@ -76,7 +76,7 @@ def open_faces(folder: Path, device: str, dtype: torch.dtype) -> FaceModels:
     if missing:
         raise UserError(
             f"consisid reads faces with {', '.join(PACKAGES)}; not installed: {', '.join(missing)}",
-            f"pip install --no-deps {' '.join(missing)} && pip install einops filterpy numba",
+            f"pip install {' '.join(missing)}",
         )
     absent = [name for name in FILES if not (folder / "face_encoder" / name).is_file()]
     if absent:
