@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ _BT601 = 6
 _VP8 = ("vp8", "libvpx")
 _SHORT = 0.5
 """Seconds by which the last frame may miss the declared duration before the file counts as cut off."""
+Size = Callable[[int, int], tuple[int, int]]
 _CONTAINERS = "mov,matroska,avi,gif,mpegts,flv"
 """Demuxers that FFmpeg may try. Others read a photograph or plain text as a film, or open the files a script names."""
 
@@ -106,38 +107,20 @@ def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
         VideoError: for anything that is no whole video.
         FileNotFoundError: where there is no file.
     """
-    with _opened(path) as container:
-        times = _frame_times(path, container)
-    if broken := damage(path):
-        raise VideoError(broken)
+    times = frame_times(path)
     wanted = {sampler: sample_indices(sampler, times) for sampler in samplers}
     keep = np.unique(np.concatenate([np.zeros(0, np.int64), *wanted.values()]))
     pixels = np.zeros((0, 0, 0, 3), np.uint8)
-    size = (0, 0)
-    count = kept = 0
-    with _opened(path) as container:
-        stream = _stream(container)
-        stream.thread_type = "AUTO"
-        stream.codec_context.options = {"err_detect": "explode"}
-        places = set(keep.tolist())
-        try:
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise VideoError(f"frame {count} is corrupt")
-                size = size if count else _upright_size(frame)
-                if _upright_size(frame) != size:
-                    raise VideoError(f"the frame size changes at frame {count}")
-                if count in places:
-                    if not kept:
-                        pixels = np.empty((len(keep), size[1], size[0], 3), np.uint8)
-                    pixels[kept] = _upright(frame)
-                    kept += 1
-                count += 1
-        except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(f"decoding fails after {count} of {len(times)} frames ({_words(error)})") from error
-        rate = stream.average_rate
-    if count != len(times):
-        raise VideoError(f"{count} frames decode of {len(times)} in the file")
+    kept = 0
+    places = set(keep.tolist())
+    decoded = _Decoded(path, len(times))
+    for number, frame in enumerate(decoded):
+        if number in places:
+            if not kept:
+                pixels = np.empty((len(keep), decoded.size[1], decoded.size[0], 3), np.uint8)
+            pixels[kept] = _upright(frame)
+            kept += 1
+    rate, size, count = decoded.rate, decoded.size, len(times)
     frames = {
         # one copy of a long video is enough: where a sampler wants all that was kept, it gets just that
         sampler: Frames(
@@ -148,6 +131,43 @@ def read_clip(path: Path, samplers: Sequence[str]) -> Clip:
     duration = _duration(times, rate)
     fps = (count - 1) / (times[-1] - times[0]) if count > 1 and times[-1] > times[0] else 0.0
     return Clip(frames, size, float(fps), count, duration)
+
+
+def frame_times(path: Path) -> NDArray[np.float64]:
+    """When each frame is shown (float64 [N], ascending, s), from the packets alone, and the file's own checks.
+
+    Raises:
+        VideoError: for anything that is no whole video.
+        FileNotFoundError: where there is no file.
+    """
+    with _opened(path) as container:
+        times = _frame_times(path, container)
+    if broken := damage(path):
+        raise VideoError(broken)
+    return times
+
+
+def stream_frames(path: Path, wanted: Collection[int], count: int, size: Size) -> Iterator[NDArray[np.uint8]]:
+    """Frames of a long video one by one, scaled while they are decoded; the whole file is checked as in `read_clip`.
+
+    Args:
+        path: of the video.
+        wanted: numbers of the frames that are given.
+        count: of all its frames, from `frame_times`.
+        size: upright (width, height) of the video -> that of what is given, px.
+
+    Yields:
+        uint8 [H,W,3] RGB.
+
+    Raises:
+        VideoError: where decoding fails, or at the end for another number of frames.
+        FileNotFoundError: where there is no file.
+    """
+    decoded = _Decoded(path, count)
+    chosen = frozenset(wanted)
+    for number, frame in enumerate(decoded):
+        if number in chosen:
+            yield _upright(frame, size(*decoded.size))
 
 
 def probe(path: Path) -> VideoInfo:
@@ -285,6 +305,42 @@ def _frame_times(path: Path, container: Any) -> NDArray[np.float64]:
     return np.sort(np.asarray(stamps, np.float64))
 
 
+class _Decoded:
+    """The frames of a file in order; raises where they are not whole, or not `count`."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+        self.size = (0, 0)
+        self.rate: Fraction | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        count = 0
+        with _opened(self._path) as container:
+            stream = _stream(container)
+            stream.thread_type = "AUTO"
+            stream.codec_context.options = {"err_detect": "explode"}
+            self.rate = stream.average_rate
+            frames = container.decode(stream)
+            while True:
+                try:
+                    frame = next(frames, None)
+                except (av.error.FFmpegError, ValueError) as error:
+                    raise VideoError(
+                        f"decoding fails after {count} of {self._count} frames ({_words(error)})"
+                    ) from error
+                if frame is None:
+                    break
+                if frame.is_corrupt:
+                    raise VideoError(f"frame {count} is corrupt")
+                self.size = self.size if count else _upright_size(frame)
+                if _upright_size(frame) != self.size:
+                    raise VideoError(f"the frame size changes at frame {count}")
+                yield frame
+                count += 1
+        if count != self._count:
+            raise VideoError(f"{count} frames decode of {self._count} in the file")
+
+
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:
     """Whether to transpose, then mirror left-right, then top-bottom, by the display matrix [a b u; c d v; ..]."""
     side = frame.side_data.get("DISPLAYMATRIX")
@@ -295,9 +351,17 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
     return turned, (c if turned else a) < 0, (b if turned else d) < 0
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+def _upright(frame: Any, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     turned, mirrored, flipped = _orientation(frame)
+    try:
+        if size is not None and size != _upright_size(frame):
+            width, height = size[::-1] if turned else size
+            # the mean of what a pixel covers when it shrinks; swscale's bicubic would alias
+            smaller = width * height < frame.width * frame.height
+            frame = frame.reformat(width, height, "rgb24", interpolation="AREA" if smaller else "BICUBIC")
+        pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise VideoError(f"a frame cannot be turned into RGB ({_words(error)})") from error
     pixels = pixels.swapaxes(0, 1) if turned else pixels
     return pixels[:: -1 if flipped else 1, :: -1 if mirrored else 1]
 
