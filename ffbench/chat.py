@@ -24,10 +24,15 @@ BACKOFF_S = 1.0
 LONGEST_WAIT_S = 120.0
 _LARGEST = 1 << 20
 _MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_UNFIT = {400, 413, 422}
 
 
 class ChatError(Exception):
     """An answer that cannot be read; another try may give a better one."""
+
+
+class RefusedError(UserError):
+    """The server will not do this one request (too long, an unfit picture); it may well do others."""
 
 
 class Chat:
@@ -73,11 +78,12 @@ class Chat:
     ) -> None:
         self._client.close()
 
-    def ask(self, messages: Sequence[Mapping[str, str]], seed: int) -> tuple[str, str]:
-        """The model's answer, and the name that the server gives the model.
+    def ask(self, messages: Sequence[Mapping[str, Any]], seed: int) -> tuple[str, str]:
+        """The model's answer, and the name that the server gives the model. Several threads may ask at once.
 
         Raises:
             ChatError: an answer that is not of the chat interface.
+            RefusedError: a UserError about this request alone.
             UserError: a refused key, an unknown model, or a server that cannot be reached after several tries.
         """
         body = {"model": self._model, "messages": list(messages), "seed": seed}
@@ -122,6 +128,10 @@ class Chat:
         if status in (401, 403):
             fix = "set OPENAI_API_KEY to a valid key" if self._key else "set OPENAI_API_KEY: the server asks for a key"
             return UserError(f"{self.host} refused the key ({last})", fix)
+        if status in _UNFIT:
+            return RefusedError(
+                f"{self.host} refused the request ({last})", "check what is sent, --endpoint and --model"
+            )
         return UserError(f"{self.host} refused the request ({last})", "check --endpoint (up to /v1) and --model")
 
     def _redacted(self, text: str) -> str:
