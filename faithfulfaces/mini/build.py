@@ -44,17 +44,18 @@ class Sizes:
     text_steps: int = 500
     base_steps: int = recipes.mini_base().steps
     faithful_steps: int = recipes.mini().steps
-    embedder_steps: int = 1500
+    arc_steps: int = 1500
+    cur_steps: int = 1000
     pose_steps: int = 1000
-    clip_steps: int = 1500
-    feature_steps: int = 800
+    clip_steps: int = 700
+    feature_steps: int = 500
     videos: int = recipes.mini().data.video_batch
     pairs: int = recipes.mini().data.pair_batch
 
 
 TRIAL = Sizes(
     block=6, train_blocks=3, measure_blocks=3, test_blocks=2, codec_people=12, text_steps=5, base_steps=4,
-    faithful_steps=4, embedder_steps=3, pose_steps=3, clip_steps=3, feature_steps=3, videos=4, pairs=8,
+    faithful_steps=4, arc_steps=3, cur_steps=3, pose_steps=3, clip_steps=3, feature_steps=3, videos=4, pairs=8,
 )  # fmt: skip
 """A minute of everything: does the machinery run?"""
 
@@ -120,10 +121,10 @@ class Build:
         sizes, seen = self.sizes, None
         vocabulary = words.vocabulary()
         makers: Mapping[str, Callable[[Footage, instruments.Report], Any]] = {
-            "arc": lambda f, r: instruments.train_embedder(f, "arc", sizes.embedder_steps, 0, r),
+            "arc": lambda f, r: instruments.train_embedder(f, "arc", sizes.arc_steps, 0, r),
             "pose": lambda f, r: instruments.train_pose(f, sizes.pose_steps, 0, r),
             "clip": lambda f, r: instruments.train_clip(f, vocabulary, sizes.clip_steps, 0, r),
-            "cur": lambda f, r: instruments.train_embedder(f, "cur", sizes.embedder_steps, 1, r),
+            "cur": lambda f, r: instruments.train_embedder(f, "cur", sizes.cur_steps, 1, r),
             "features": lambda f, r: instruments.train_features(f, sizes.feature_steps, 0, r),
         }
         for name, make in makers.items():

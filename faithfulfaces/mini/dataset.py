@@ -1,7 +1,4 @@
-"""From footage to what the trainer learns from: crops with their angles, cached latents and texts.
-
-Every clip stands there twice, the second time mirrored, as another person's: 2 n clips of n people.
-"""
+"""From footage to what the trainer learns from: crops with their angles, cached latents and texts."""
 
 from __future__ import annotations
 
@@ -27,23 +24,16 @@ CROPS = 6
 """A clip: the portrait, which is also the reference, and five of its frames."""
 BOX = 1.42
 """Factor on the labels' box: MTCNN's is 0.945 of it on portraits, and the model enlarges MTCNN's by 1.5."""
-MIRROR = np.array([1, -1, -1], np.float32)
-"""Pitch, yaw and roll of a mirrored face."""
 
 
 def clips_of(footage: Footage, codec: PatchCodec, tokenizer: Any, encoder: nn.Module, seed: int = 0) -> InMemoryClips:
-    """Clips for both losses; rows n.. are rows 0..n mirrored."""
+    """Clips for both losses, one a person."""
     crops, euler = _crops(footage, seed)
     texts = embed(tokenizer, encoder, [str(text) for text in footage.captions])
-    references = _references(footage)
-    cached: list[Cached] = []
-    for flip in (False, True):
-        videos = _latents(codec, torch.from_numpy(footage.pixels), flip)
-        canvases = _latents(codec, references[:, None], flip)
-        cached += [Cached(v, r, t) for v, r, t in zip(videos, canvases, texts, strict=True)]
-    names = [f"{seed}{side}" for side in ("", "m") for seed in footage.seeds]
-    both = np.concatenate([crops, crops[:, :, :, ::-1]])
-    return InMemoryClips(names, both, np.concatenate([euler, euler * MIRROR]), cached, blank_of(codec))
+    videos = _latents(codec, torch.from_numpy(footage.pixels))
+    references = _latents(codec, _references(footage)[:, None])
+    cached = [Cached(v, r, t) for v, r, t in zip(videos, references, texts, strict=True)]
+    return InMemoryClips([str(seed) for seed in footage.seeds], crops, euler, cached, blank_of(codec))
 
 
 @torch.no_grad()
@@ -98,9 +88,9 @@ def _references(footage: Footage) -> Tensor:
 
 
 @torch.no_grad()
-def _latents(codec: PatchCodec, videos: Tensor, flip: bool) -> Sequence[Tensor]:
+def _latents(codec: PatchCodec, videos: Tensor) -> Sequence[Tensor]:
     out: list[Tensor] = []
     for chunk in videos.split(64):
         x = chunk.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        out += list(codec.encode(x.flip(-1) if flip else x).latent_dist.mode())
+        out += list(codec.encode(x).latent_dist.mode())
     return out

@@ -61,10 +61,12 @@ def make_plan(
     frames: int,
     place: str | None = None,
     span: tuple[float, float] = (0.0, 1.0),
+    motion: int | None = None,
 ) -> Plan:
     """Trajectory, setting and caption of a clip, from person, scene and seed alone.
 
-    `span` is the part of the whole motion that the frames show: a few frames of all of it would jump.
+    `span` is the part of the whole motion that the frames show: a few frames of all of it would jump. `motion` takes
+    the trajectory from a seed of its own, the same for everybody.
 
     Raises:
         ValueError: an unknown scene, or no frames.
@@ -76,7 +78,9 @@ def make_plan(
     place = place or str(rng.choice(SCENES[scene] if rng.uniform() < 0.75 else sum(SCENES.values(), ())))
     cloth, trim = (str(c) for c in rng.choice(list(CLOTHES), 2, replace=False))
     glove = str(rng.choice(list(GLOVES)))
-    tracks = _MOTIONS[scene](t, rng)
+    tracks = _MOTIONS[scene](
+        t, rng if motion is None else np.random.default_rng([53, list(SCENES).index(scene), motion])
+    )
     covered = "cover" in tracks
     skin: Colour = person.colours["skin"]
     blobs = _gloves(tracks, linear(GLOVES[glove])) if scene == "boxing" else _hands(tracks, skin, frames)

@@ -1,0 +1,57 @@
+"""The labelled set of `ffbench truth`, cut from footage of the split `test`, whom no network has seen.
+
+Which people are taken is decided by pose labels and order alone, never by what a network makes of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faithfulfaces.mini.footage import FPS, Footage
+from ffbench.truthset import Labelled, TruthSet
+
+PEOPLE, CLIPS = 40, 24
+TURNED = 45.0
+"""Degrees of |yaw|; people of loose frames are those who are turned further most often, since such frames are rare."""
+
+
+def truth_set(loose: Sequence[Footage], clips: Footage, people: int = PEOPLE, count: int = CLIPS) -> TruthSet:
+    """The set: of all loose footage the people with most frames beyond `TURNED`, of the clips the first `count`.
+
+    Args:
+        loose: blocks of `footage.loose("test", b)`.
+        clips: a block of `footage.clips("test", b)` of other people.
+        people: how many of the loose ones; fewer where there are fewer.
+        count: how many clips; fewer where there are fewer.
+
+    Raises:
+        ValueError: a person of the clips is among the loose ones.
+    """
+    every = Footage.joined(list(loose))
+    if shared := set(every.seeds.tolist()) & set(clips.seeds.tolist()):
+        raise ValueError(f"person {min(shared)} is in the loose frames and in the clips")
+    turned = (np.abs(every.angles[..., 1]) > TURNED).sum(1)
+    chosen = np.sort(np.argsort(-turned, kind="stable")[:people])
+    first = np.arange(min(count, len(clips.seeds)))
+    return TruthSet(_rows(every, chosen), _rows(clips, first), clips.portraits[first, 0], float(FPS))
+
+
+def write_truth(path: Path, loose: Sequence[Footage], clips: Footage) -> None:
+    """Write `truth_set` as ffbench reads it; a killed run leaves no half file under the name."""
+    made = truth_set(loose, clips).to_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_bytes(made)
+    partial.replace(path)
+
+
+def _rows(footage: Footage, chosen: NDArray[np.intp]) -> Labelled:
+    return Labelled(
+        footage.seeds[chosen], footage.pixels[chosen], footage.captions[chosen], footage.angles[chosen],
+        footage.box[chosen], footage.points[chosen], footage.seen[chosen],
+    )  # fmt: skip
