@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from faithfulfaces import checkpoint, lora, losses, parallel
-from faithfulfaces.aligner import Aligned, PoseSharedIdentityAligner
+from faithfulfaces.aligner import Aligned, PoseSharedIdentityAligner, pixels
 from faithfulfaces.config import Base, Train
 from faithfulfaces.context import vace_context
 from faithfulfaces.data import Pairs, Videos
@@ -41,7 +41,7 @@ class Learner(nn.Module):
 
     def align(self, crops: Tensor, euler: Tensor) -> Aligned:
         """S and W of uint8 crops [B,3,H,W] and angles [B,3] in degrees; float32 whatever the base's dtype."""
-        aligned: Aligned = self.aligner(crops.float() / 127.5 - 1, euler)
+        aligned: Aligned = self.aligner(pixels(crops), euler)
         return aligned
 
     def flow_loss(self, videos: Videos, blank: Tensor, noise: torch.Generator) -> Tensor:

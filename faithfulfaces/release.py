@@ -39,7 +39,12 @@ def release(learner: Learner, folder: Path, world: World) -> None:
             _filled(Prior(config.aligner.dim, width, config.injection), prior),
             LoraWeights(tensors, adapters.alpha),
         )
-        about = ModelConfig(aligner=config.aligner, injection=config.injection, base=config.base.folder)
+        about = ModelConfig(
+            aligner=config.aligner,
+            injection=config.injection,
+            base=config.base.folder,
+            sampling={name: getattr(config.data, name) for name in ("width", "height", "num_frames", "text_tokens")},
+        )
         save_model(folder, about, parts)
     barrier(world)
 

@@ -18,7 +18,7 @@ import torch
 from faithfulfaces import recipes, train
 from faithfulfaces.config import MINI_FACES, Train
 from faithfulfaces.mini import figures, footage, instruments, words
-from faithfulfaces.mini.assemble import assemble
+from faithfulfaces.mini.assemble import SAMPLING, assemble
 from faithfulfaces.mini.codec import PatchCodec, fit
 from faithfulfaces.mini.dataset import clips_of
 from faithfulfaces.mini.footage import Footage
@@ -156,7 +156,9 @@ class Build:
         shutil.rmtree(ready, ignore_errors=True)
         shutil.copytree(self.out / "base_folder", ready / "base")
         config, parts = load_model(self.out / "faithful" / train.MODEL)
-        save_model(ready / "checkpoint", dataclasses.replace(config, base="mini", faces=MINI_FACES), parts)
+        save_model(
+            ready / "checkpoint", dataclasses.replace(config, base="mini", faces=MINI_FACES, sampling=SAMPLING), parts
+        )
         for path in (self.out / "instruments").glob("*.safetensors"):
             shutil.copy(path, ready / path.name)
         (ready / "words.txt").write_text("\n".join(words.vocabulary()) + "\n", "utf-8")
