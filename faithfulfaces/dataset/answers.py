@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import RLock
 from typing import NamedTuple
 
 from faithfulfaces.dataset import journal
@@ -53,29 +54,52 @@ class Agreement(NamedTuple):
     """NaN where both gave one and the same answer throughout: there is nothing to agree on by chance or otherwise."""
 
 
+class Log:
+    """reviews.jsonl as it grows; several threads and processes may use it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._journal = journal.Follower(path)
+        self._answers: list[Answer] = []
+        self._ids: set[str] = set()
+        self._lock = RLock()
+
+    def answers(self) -> list[Answer]:
+        """Every answer so far, in order.
+
+        Raises:
+            UserError: for a line that is no answer.
+        """
+        with self._lock:
+            for record in self._journal.news():
+                try:
+                    answer = Answer(**record)
+                    if answer.value not in ("", *QUESTIONS[answer.question]):
+                        raise ValueError(answer.value)
+                except (TypeError, KeyError, ValueError) as error:
+                    raise UserError(
+                        f"{self._journal.path}:{self._journal.line} is no answer of a review",
+                        "restore the file, or delete that line",
+                    ) from error
+                self._answers.append(answer)
+                self._ids.add(answer.id)
+            return list(self._answers)
+
+    def add(self, answer: Answer) -> None:
+        """Write an answer down; it is on the disk when this returns. One whose id is known already is not written."""
+        with self._lock:
+            self.answers()
+            if answer.id not in self._ids:
+                journal.append(self._journal.path, asdict(answer))
+                self._ids.add(answer.id)
+
+
 def read(path: Path) -> list[Answer]:
     """Every answer of a log, in order.
 
     Raises:
         UserError: for a line that is no answer.
     """
-    found = []
-    for number, record in enumerate(journal.read(path), 1):
-        try:
-            answer = Answer(**record)
-            if answer.value not in ("", *QUESTIONS[answer.question]):
-                raise ValueError(answer.value)
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(
-                f"{path}:{number} is no answer of a review", "restore the file, or delete that line"
-            ) from error
-        found.append(answer)
-    return found
-
-
-def write(path: Path, answer: Answer) -> None:
-    """Add an answer; it is on the disk when this returns."""
-    journal.append(path, asdict(answer))
+    return Log(path).answers()
 
 
 def standing(answers: Sequence[Answer], question: str) -> dict[str, dict[str, Answer]]:

@@ -80,20 +80,48 @@ class Caption:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Captions:
+    """captions.jsonl as it grows; several threads and processes may use it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._journal = journal.Follower(path)
+        self._found: dict[str, Caption] = {}
+        self._lock = Lock()
+
+    def newest(self) -> dict[str, Caption]:
+        """The newest caption of every clip.
+
+        Raises:
+            UserError: for a line that is no caption.
+        """
+        with self._lock:
+            for record in self._journal.news():
+                try:
+                    caption = Caption(**record)
+                except TypeError as error:
+                    raise UserError(
+                        f"{self._journal.path}:{self._journal.line} is no caption",
+                        "delete that line, or name another journal",
+                    ) from error
+                self._found[caption.key] = caption
+            return self._found.copy()
+
+
 def captions(path: Path) -> dict[str, Caption]:
     """What a journal holds: the newest caption of every clip.
 
     Raises:
         UserError: for a line that is no caption.
     """
-    found = {}
-    for number, record in enumerate(journal.read(path), 1):
-        try:
-            caption = Caption(**record)
-        except TypeError as error:
-            raise UserError(f"{path}:{number} is no caption", "delete that line, or name another journal") from error
-        found[caption.key] = caption
-    return found
+    return Captions(path).newest()
+
+
+def mend(path: Path, key: str, prompt: str, reviewer: str) -> Caption:
+    """Write down the caption that a person gives a clip; no model writes over it. On the disk when this returns."""
+    provenance = {"reviewer": reviewer, "utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    caption = Caption(key=key, prompt=prompt, made_with=BY_HAND, provenance=provenance)
+    journal.append(path, asdict(caption))
+    return caption
 
 
 @dataclass(frozen=True)

@@ -40,19 +40,41 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: for a line that is no JSON object; names file and line.
     """
-    if not path.is_file():
-        return
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise _damaged(path, number, str(error)) from error
-            if not isinstance(record, dict):
-                raise _damaged(path, number, "it is no JSON object")
-            yield record
+    return Follower(path).news()
+
+
+class Follower:
+    """Reads a journal as it grows, whoever appends to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.line = 0
+        """Number of the line that was given last."""
+        self._done = self._end = 0
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """The records that came since the last call; a torn last line counts once it is whole.
+
+        Raises:
+            UserError: for a line that is no JSON object; names file and line.
+        """
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self._end)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self.line = self._done + 1
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise _damaged(self.path, self.line, str(error)) from error
+                if not isinstance(record, dict):
+                    raise _damaged(self.path, self.line, "it is no JSON object")
+                yield record
+                # only now: a line that the caller refuses is given again
+                self._done, self._end = self.line, self._end + len(line)
 
 
 def _damaged(path: Path, number: int, why: str) -> UserError:

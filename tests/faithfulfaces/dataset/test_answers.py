@@ -29,15 +29,16 @@ def test_the_last_answer_counts_and_an_empty_one_takes_back(tmp_path: Path) -> N
     path = tmp_path / "deep" / "reviews.jsonl"
     given = [
         said("ann", "a", "qualified"),
-        said("ann", "a", "unqualified"),
+        said("ann", "a", "unqualified", number=1),
         said("ann", "b", "qualified"),
-        said("ann", "b", ""),
+        said("ann", "b", "", number=1),
         said("bob", "a", "qualified"),
         said("bob", "c", "reject", "sample"),
     ]
-    for answer in given:
-        answers.write(path, answer)
-    assert answers.read(path) == given
+    log, other = answers.Log(path), answers.Log(path)
+    for answer in [*given, given[0]]:
+        log.add(answer)
+    assert answers.read(path) == log.answers() == other.answers() == given
     standing = answers.standing(given, "pose")
     assert {who: {key: a.value for key, a in one.items()} for who, one in standing.items()} == {
         "ann": {"a": "unqualified"},
@@ -102,8 +103,10 @@ def test_agreement_is_over_common_clips_of_each_pair() -> None:
 )
 def test_lines_that_are_no_answers_are_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "r.jsonl").write_text(line + "\n")
-    with pytest.raises(UserError, match=r"r\.jsonl:1 is no answer"):
-        answers.read(tmp_path / "r.jsonl")
+    log = answers.Log(tmp_path / "r.jsonl")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"r\.jsonl:1 is no answer"):
+            log.answers()
 
 
 @pytest.mark.parametrize(("name", "fits"), [
