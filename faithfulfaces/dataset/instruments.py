@@ -1,0 +1,116 @@
+"""The networks of a build, opened once in each process, each on one thread: clips run side by side, not layers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faithfulfaces.dataset.settings import Networks, Settings
+from faithfulfaces.pose import EnlargedBoxPose
+from ffbench.errors import UserError
+from ffbench.extract.crops import Face, crop
+from ffbench.extract.detect import Detector, detect_ladder, largest
+from ffbench.extract.embed import Embedder
+from ffbench.extract.networks import build
+from ffbench.extract.pose import PoseEstimator
+from ffbench.protocols import Network
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+class Excluded(NamedTuple):
+    """People who must not be in the samples."""
+
+    names: tuple[str, ...]
+    """N photographs."""
+    embeddings: Floats
+    """[N,D]."""
+
+
+class Instruments(NamedTuple):
+    """What looks at clips."""
+
+    detector: Detector
+    pose: PoseEstimator
+    embedder: Embedder | None
+    excluded: Excluded | None
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Of each slot the id of its network."""
+        slots = {"detector": self.detector, "pose": self.pose, "embedder": self.embedder}
+        return {name: network.id for name, network in slots.items() if network is not None}
+
+
+def open_instruments(settings: Settings, device: str) -> Instruments:
+    """Detector, pose estimator and, where the settings name one, recogniser with the excluded people.
+
+    Raises:
+        UserError: weights that are missing or not what they should be; a folder of photographs without a face.
+    """
+    wanted = settings.networks
+    with _one_cpu(device):
+        detector = build("detector", Network(wanted.detector, wanted.detector_weights), device)
+        aux = (("aux", wanted.pose_aux),) if wanted.pose_aux else ()
+        pose = build("pose", Network(wanted.pose, wanted.pose_weights, aux), device)
+        # the other estimators enlarge the box themselves, or read points alone
+        if wanted.pose == "sixdrepnet":
+            pose = EnlargedBoxPose(pose, wanted.box)
+        embedder: Any = None
+        if wanted.embedder:
+            embedder = build("arc", Network(wanted.embedder, wanted.embedder_weights), device)
+    made = Instruments(detector, pose, embedder, None)
+    if settings.people.exclude:
+        made = made._replace(excluded=_excluded(Path(settings.people.exclude), made, wanted))
+    return made
+
+
+def embed(embedder: Embedder, images: list[Pixels], boxes: Floats, points: Floats) -> Floats:
+    """[N,D] unit embeddings of one face of each image; NaN where there is no direction."""
+    faces = [Face(box, five, 1.0, "640") for box, five in zip(boxes, points, strict=True)]
+    return embedder(np.stack([crop(i, f, embedder.source) for i, f in zip(images, faces, strict=True)]))
+
+
+def _excluded(folder: Path, made: Instruments, wanted: Networks) -> Excluded:
+    import PIL.Image
+
+    names, rows = [], []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTOS):
+        with PIL.Image.open(path) as image:
+            picture = np.asarray(image.convert("RGB"))
+        found, _ = detect_ladder(made.detector, picture, (*wanted.ladder, "pad25"))
+        if not len(found.scores):
+            # a photograph that is passed over would let its person into the training data
+            raise UserError(f"people.exclude: no face found in {path}", "crop closer, or remove the photograph")
+        assert made.embedder is not None
+        index = largest(found)
+        rows.append(embed(made.embedder, [picture], found.boxes[index][None], found.points[index][None])[0])
+        names.append(path.relative_to(folder).as_posix())
+    if not names:
+        raise UserError(f"people.exclude: no photographs in {folder}", "give a folder of photographs")
+    return Excluded(tuple(names), np.stack(rows))
+
+
+@contextmanager
+def _one_cpu(device: str) -> Iterator[None]:
+    """Within, libraries that count CPUs to size their pools count one; only on a CPU device."""
+    if device != "cpu" or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    all_cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(all_cpus)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_cpus)

@@ -1,0 +1,71 @@
+"""The manifest: what became of every clip and why, one Parquet row a clip."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faithfulfaces.dataset.records import ClipRecord
+from ffbench.errors import UserError
+
+if TYPE_CHECKING:
+    from faithfulfaces.dataset.combine import Row
+
+PAIRS = {"source_size": ("source_width", "source_height")} | {
+    name: (f"{name}_least", f"{name}_greatest") for name in ("pitch", "yaw", "roll")
+}
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write the table, whole or not at all; the same rows give the same bytes.
+
+    Raises:
+        UserError: pyarrow is not installed.
+    """
+    pyarrow, parquet = _arrow()
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in flat(row).items():
+            columns.setdefault(name, []).append(value)
+    table = pyarrow.table(columns) if columns else pyarrow.table({"key": pyarrow.array([], pyarrow.string())})
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    parquet.write_table(table, partial)
+    partial.replace(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a manifest.
+
+    Raises:
+        UserError: pyarrow is not installed, or the file is no Parquet table.
+    """
+    pyarrow, parquet = _arrow()
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise UserError(f"{path}: {error}", "run `faithfulfaces data build` or `data combine` first") from error
+    return rows
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """Columns of a clip; pairs become two."""
+    out: dict[str, Any] = {}
+    for field in dataclasses.fields(ClipRecord):
+        value = getattr(row.record, field.name)
+        if field.name in PAIRS:
+            out |= dict(zip(PAIRS[field.name], value, strict=True))
+        else:
+            out[field.name] = value
+    return out | {"identity": row.identity, "split": row.split, "shard": row.shard, "prompt": row.prompt}
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("manifests need pyarrow, which is not installed", "pip install 'ffbench[data]'") from error
+    return pyarrow, pyarrow.parquet

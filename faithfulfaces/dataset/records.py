@@ -1,0 +1,111 @@
+"""Records of a build: one `Outcome` a source video, one `ClipRecord` a clip of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["qualified", "rejected", "failed"]
+NAN = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord:
+    """What became of one clip, and why; NaN (null on disk) where a stage was not reached."""
+
+    key: str
+    """Name of the clip, without a dot."""
+    source: str
+    """Path below `--videos`."""
+    source_sha256: str = ""
+    """Empty where the file was not read to its end."""
+    source_bytes: int = 0
+    source_size: tuple[int, int] = (0, 0)
+    """Upright width and height, px."""
+    source_fps: float = NAN
+    start: float = NAN
+    """Seconds in the source."""
+    seconds: float = NAN
+    frames: int = 0
+    """At the standard rate."""
+    verdict: Verdict = "failed"
+    reason: str = ""
+    """One word, what the statistics count by; empty for a qualified clip."""
+    detail: str = ""
+    """A sentence."""
+    clarity: float = NAN
+    """Median variance of the Laplacian."""
+    phash: str = ""
+    """16 hex digits a looked-at frame, three frames."""
+    frames_seen: int = 0
+    """Frames given to the detector."""
+    frames_with_face: int = 0
+    most_faces: int = 0
+    face_px: float = NAN
+    """Median of the root of the box's area, px of the standard frame."""
+    variation: float = NAN
+    """Eq. 8, degrees."""
+    variation_robust: float = NAN
+    pitch: tuple[float, float] = (NAN, NAN)
+    """Least and greatest, degrees."""
+    yaw: tuple[float, float] = (NAN, NAN)
+    roll: tuple[float, float] = (NAN, NAN)
+    first: int = 0
+    """First frame of the sample within the clip."""
+    kept_faces: float = NAN
+    """Share of the sample's faces that lie wholly inside the standard frame."""
+    excluded_like: str = ""
+    """Photograph of the excluded person that is nearest."""
+    excluded_cosine: float = NAN
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; null for NaN."""
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_json(table: Mapping[str, Any]) -> ClipRecord:
+        """The record of a line.
+
+        Raises:
+            TypeError: for a line of another version of this program.
+        """
+        kinds = {f.name: f.type for f in dataclasses.fields(ClipRecord)}
+        return ClipRecord(**{name: _back(value, str(kinds.get(name, ""))) for name, value in table.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One source video, done: a line of the journal."""
+
+    source: str
+    bytes: int
+    """Size of the file when it was read; another size is another file."""
+    clips: tuple[ClipRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"source": self.source, "bytes": self.bytes, "clips": [clip.to_json() for clip in self.clips]}
+
+    @staticmethod
+    def from_json(table: Mapping[str, Any]) -> Outcome:
+        """The outcome of a line.
+
+        Raises:
+            KeyError, TypeError: for a line of another version of this program.
+        """
+        clips = tuple(ClipRecord.from_json(clip) for clip in table["clips"])
+        return Outcome(source=table["source"], bytes=table["bytes"], clips=clips)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _back(value: Any, kind: str) -> Any:
+    if isinstance(value, list):
+        return tuple(NAN if v is None else v for v in value)
+    return NAN if value is None and kind == "float" else value
