@@ -29,6 +29,7 @@ from ffbench.cli_options import (
     PriceOption,
     PromptsOption,
     ProtocolOption,
+    PublishedOption,
     Redo,
     RedoOption,
     ReferencesOption,
@@ -152,6 +153,7 @@ def report(
     small_sets: Annotated[bool, typer.Option(help="Form FID below 2048 crops too (biased).")] = False,
     gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
     cases: Annotated[int, typer.Option(min=1, help="Cases shown on the page.")] = 40,
+    with_published: PublishedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables and the page."""
@@ -166,6 +168,7 @@ def report(
         small_sets=small_sets,
         all_metrics=all_metrics,
         cases=cases,
+        published=with_published,
     )
     made = make_report(runs or [out], options)
     if as_json:

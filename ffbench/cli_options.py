@@ -44,6 +44,7 @@ PriceOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="P
 TimeoutOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Longest time for one video.")]
 MemoryOption = Annotated[float | None, typer.Option(min=0, metavar="GIB", help="Most memory of a method's process.")]
 VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]
+PublishedOption = Annotated[bool, typer.Option("--with-published", help="Show the paper's numbers beside, apart.")]
 ReferencesOption = Annotated[Path | None, typer.Option(help="Photographs for --videos: a folder or one file.")]
 PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: CSV, JSONL or text.")]
 

@@ -25,6 +25,7 @@ from ffbench.measure import NEEDS
 from ffbench.metrics.catalog import METRICS
 from ffbench.progress import bar
 from ffbench.protocols import PROTOCOLS
+from ffbench.published import PublishedTable, with_published
 from ffbench.records import Case, Generation, Score
 from ffbench.rows import Row, Video
 from ffbench.store import write_atomic
@@ -44,6 +45,8 @@ class Gallery:
     rows: Sequence[Row]
     folder: Path
     max_cases: int = 40
+    paper: PublishedTable | None = None
+    """The paper's numbers, to be shown beside the measured ones."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def write_page(gallery: Gallery) -> Path:
         if generation.status != "ok"
     ]
     path = gallery.folder / "index.html"
-    write_atomic(path, page(gallery.sheet, groups, failures, len(videos)).encode())
+    write_atomic(path, page(gallery.sheet, groups, failures, len(videos), gallery.paper).encode())
     return path
 
 
@@ -123,7 +126,13 @@ def choose(rows: Sequence[Row], videos: Sequence[Video], limit: int) -> list[Vid
     return sorted([*first, *spread])
 
 
-def page(sheet: Sheet, groups: Sequence[Group], failures: Sequence[tuple[str, Generation]], total: int) -> str:
+def page(
+    sheet: Sheet,
+    groups: Sequence[Group],
+    failures: Sequence[tuple[str, Generation]],
+    total: int,
+    paper: PublishedTable | None = None,
+) -> str:
     """The page's HTML; every string of the records is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -131,9 +140,10 @@ def page(sheet: Sheet, groups: Sequence[Group], failures: Sequence[tuple[str, Ge
     )  # fmt: skip
     css, js = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))
     metric = next((name for name in BINNED if _has_bins(sheet, name)), "")
+    main = render.table(sheet, render.main_metrics(sheet))
     return environment.get_template("page.html").render(
         sheet=sheet,
-        main=render.table(sheet, render.main_metrics(sheet)),
+        main=with_published(main, paper) if paper else main,
         everything=render.table(sheet, sheet.metrics, intervals=True),
         metric=METRICS[metric].title if metric else "",
         by_yaw=render.pose_table(sheet, metric) if metric else None,

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffbench import render
+from ffbench import published, render
 from ffbench.errors import UserError
+from ffbench.published import PublishedTable
 from ffbench.records import Score
 from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
 from ffbench.store import Run, find_runs, write_atomic
@@ -35,6 +36,8 @@ class ReportOptions:
     """A column for every metric of the protocol."""
     cases: int = 40
     """Cases shown on the page."""
+    published: bool = False
+    """The paper's numbers beside the measured ones, in columns of their own."""
     folder: Path | None = None
     """Where the tables go; `report/` beside the runs if None."""
 
@@ -56,7 +59,8 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
         options: see ReportOptions.
 
     Raises:
-        UserError: where there is nothing to report, several suites or protocols, or rows that may not stand together.
+        UserError: where there is nothing to report, several suites or protocols, rows that may not stand together, or
+            none of them in the paper where its numbers are wanted.
     """
     runs = _runs(places)
     protocol = pick_protocol(runs, options.protocol)
@@ -75,28 +79,33 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
     waiting = [f"{row.label}: {row.num_pending} videos wait for ffbench score" for row in rows if row.num_pending]
     made = sheet(rows, [*([shared] if shared else []), *waiting, *left_out], options.small_sets)
     folder = options.folder or _suite_folder(runs) / "report"
-    files = table_files(made, options.intervals, options.all_metrics)
+    paper = _published(made) if options.published else None
+    files = table_files(made, options.intervals, options.all_metrics, paper)
     files["frames.csv"] = frames_csv(rows)
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
     if options.gallery:
         from ffbench.gallery import Gallery, write_page
 
-        write_page(Gallery(made, rows, folder, options.cases))
-    return Report(_terminal(made, options), folder)
+        write_page(Gallery(made, rows, folder, options.cases, paper))
+    return Report(_terminal(made, options, paper), folder)
 
 
-def table_files(made: Sheet, intervals: bool = False, all_metrics: bool = False) -> dict[str, str]:
+def table_files(
+    made: Sheet, intervals: bool = False, all_metrics: bool = False, paper: PublishedTable | None = None
+) -> dict[str, str]:
     """The tables of a sheet by file name; the same sheet gives the same bytes."""
     metrics = list(made.metrics) if all_metrics else render.main_metrics(made)
     main = render.table(made, metrics, intervals)
+    if paper:
+        main = published.with_published(main, paper)
     parts = [render.markdown(main)]
     for metric in _binned(made):
         parts.append(f"\n{render.title(metric)} by |yaw|\n\n" + render.markdown(render.pose_table(made, metric)))
     return {
         "table.md": "".join(parts),
         "table.tex": render.latex(main),
-        "table.csv": render.csv_cells(made),
+        "table.csv": published.csv_cells(made, paper) if paper else render.csv_cells(made),
         "cells.json": render.json_sheet(made),
     }
 
@@ -143,10 +152,23 @@ def _binned(made: Sheet) -> list[str]:
     ]
 
 
-def _terminal(made: Sheet, options: ReportOptions) -> str:
+def _published(made: Sheet) -> PublishedTable:
+    """The table of the paper that holds most of a sheet's methods."""
+    methods = [published.method_of(line.label) for line in made.lines]
+    paper = published.fitting(methods, made.suite)
+    if paper is None:
+        raise UserError(
+            f"no table of the paper for suite {made.suite} holds any of: {', '.join(methods)}",
+            "leave --with-published out, or report a run of one of the paper's methods too: ffbench ls methods",
+        )
+    return paper
+
+
+def _terminal(made: Sheet, options: ReportOptions, paper: PublishedTable | None) -> str:
     ansi = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     metrics = list(made.metrics) if options.all_metrics else render.main_metrics(made)
-    parts = [render.text(render.table(made, metrics, options.intervals), ansi)]
+    main = render.table(made, metrics, options.intervals)
+    parts = [render.text(published.with_published(main, paper) if paper else main, ansi)]
     for metric in _binned(made)[:1]:
         bins = dataclasses.replace(render.pose_table(made, metric, "yaw", options.intervals), notes=(), source=())
         parts.append(f"{render.title(metric)} by |yaw|\n{render.text(bins, ansi)}")
