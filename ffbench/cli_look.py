@@ -1,4 +1,4 @@
-"""Commands that look at what is there: ls, show, compare, validate, doctor."""
+"""Commands that look at what is there: ls, show, compare, validate, doctor, truth."""
 
 from __future__ import annotations
 
@@ -115,6 +115,35 @@ def doctor(
             if check.fix:
                 print(f"{'':<24}{check.fix}")
     raise typer.Exit(1 if any(check.status == "problem" for check in checks) else 0)
+
+
+def truth(
+    videos: VideosOption = None,
+    references: ReferencesOption = None,
+    prompts: PromptsOption = None,
+    protocol: ProtocolOption = None,
+    networks: NetworksOption = None,
+    out: OutOption = Path("runs"),
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the instruments where the truth is known, and the metrics under known defects."""
+    from ffbench import truth as stage
+    from ffbench.truth_text import as_text, write
+
+    if videos is None:
+        if references or prompts:
+            raise UserError("--references and --prompts belong to --videos", "add --videos, or leave them out")
+        from ffbench.truthset import TruthSet
+
+        found = stage.of_embedded(TruthSet.load(), protocol_of(protocol, networks, "mini"), device)
+    else:
+        suite = suite_given(videos, references, prompts)
+        found = stage.of_videos(suite, protocol_of(protocol, networks, suite.name), device)
+    text = as_text(found)
+    data = write(found, text, out / "truth", device)
+    print(json.dumps(data) if as_json else text, end="\n" if as_json else "")
+    say(f"files: {out / 'truth'}")
 
 
 def listing(what: str, out: Path) -> list[tuple[str, str]]:
