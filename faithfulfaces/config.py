@@ -279,11 +279,15 @@ class Base:
     """Arguments of its constructor; empty is diffusers' default, the 14B."""
     shift: float = 5.0
     """Timestep shift of flow matching. **open**; 5 as DiffSynth-Studio trains."""
+    prediction: Literal["flow", "sample"] = "flow"
+    """What the base says: the velocity, as Wan's, or the clean latents. The sampler's `prediction_type` must agree."""
     weighting: Literal["bell", "uniform"] = "bell"
     """Of noise levels in L_FM: the bell of DiffSynth-Studio is zero at both ends and so teaches nothing of pure noise,
     which is right for a base that knows it; uniform for one that is made from nothing."""
 
     def __post_init__(self) -> None:
+        if self.prediction not in ("flow", "sample"):
+            raise ValueError(f"Base.prediction must be flow or sample, got {self.prediction!r}")
         if self.weighting not in ("bell", "uniform"):
             raise ValueError(f"Base.weighting must be bell or uniform, got {self.weighting!r}")
         if not self.shift > 0:

@@ -68,6 +68,8 @@ class Learner(nn.Module):
                 control_hidden_states=vace_context(videos.reference, blank).to(dtype),
                 return_dict=False,
             )
+        if self.config.base.prediction == "sample":
+            target = clean
         bell = self.config.base.weighting == "bell"
         weight = losses.flow_matching_weight(sigma) if bell else torch.ones_like(sigma)
         return losses.flow_matching_loss(prediction, target, weight)

@@ -19,7 +19,7 @@ INDEX = {
 SHIFT = 2.0
 """Of the sampler's noise levels, as in training."""
 SAMPLING = {
-    "width": 64, "height": 64, "num_frames": 9, "steps": 8, "guidance": 1.5, "flow_shift": SHIFT, "text_tokens": 48,
+    "width": 64, "height": 64, "num_frames": 9, "steps": 1, "guidance": 1.0, "flow_shift": SHIFT, "text_tokens": 48,
     "negative_prompt": "",
 }  # fmt: skip
 """How the embedded checkpoint samples unless told otherwise; the cards of faithfulfaces and vace say the same."""
@@ -44,6 +44,6 @@ def assemble(parts: Path, transformer: Path, out: Path) -> None:
     network.save_pretrained(out / "transformer")
     for name in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(parts / name, out / name)
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
+    scheduler = UniPCMultistepScheduler(prediction_type="sample", use_flow_sigmas=True, flow_shift=SHIFT)
     scheduler.save_pretrained(out / "scheduler")
     (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n", "utf-8")
