@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_BYTES = 48 * 2**20
-"""Bound on each temporary."""
+CHUNK_BYTES = 8 * 2**20
+"""Bound on each temporary; the backward pass holds about seven at a time."""
 
 
 def correlation_max_pool(tokens_BLD: Tensor, dictionary_CD: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -116,3 +117,17 @@ def test_triton_kernel_equals_the_naive_form_in_the_interpreter() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["checked", "7"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_peak_memory_stays_under_a_hundred_megabytes() -> None:
+    """Crops and elements of the paper's size, on which the extra memory depends; few tokens of few values."""
+    script = Path(__file__).parents[1] / "benchmarks" / "pool_memory.py"
+    command = [sys.executable, str(script), "2048", "8", "4096", "8"]
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["naive_mib"] == 256
+    assert 0 < found["forward_extra_mib"] < 95
+    assert 0 < found["backward_extra_mib"] < 95
