@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from faithfulfaces.cli_review import caption, labels, review
+if TYPE_CHECKING:
+    from faithfulfaces.dataset.settings import Settings
 
 data_app = typer.Typer(
     help="Training data from raw videos: filter by pose, caption, review, shards.", no_args_is_help=True
@@ -29,18 +34,106 @@ def build(
 ) -> None:
     """Take every video through the steps, then write manifest and shards. The same command goes on after a kill."""
     from faithfulfaces.dataset.build import build as run
-    from faithfulfaces.dataset.combine import combine as put
-    from faithfulfaces.dataset.folder import Folder
     from faithfulfaces.dataset.settings import load
     from faithfulfaces.dataset.sources import find
     from faithfulfaces.dataset.workers import Plan
 
     chosen = load(settings)
     done = run(Plan(settings=chosen, root=out, device=device, workers=workers), find(videos), retry=retry)
-    made = put(Folder(out), chosen)
+    typer.echo(f"looked at {done.sources} videos ({done.failed} failed); {done.skipped} were done already", err=True)
+    _combine(out, chosen)
+
+
+@data_app.command()
+def combine(out: Out) -> None:
+    """Write manifest, shards and card again, with the prompts and reviews that are there now."""
+    from faithfulfaces.dataset.build import read_settings
+    from faithfulfaces.dataset.folder import Folder
+    from faithfulfaces.dataset.settings import from_table
+
+    table = {name: values for name, values in read_settings(Folder(out)).items() if name != "version"}
+    _combine(out, from_table(table, str(Folder(out).settings)))
+
+
+@data_app.command()
+def calibrate(
+    out: Out,
+    labels: Annotated[Path, typer.Option(help="CSV with the columns clip and qualified (1 or 0).")],
+    picture: Annotated[Path | None, typer.Option(help="Where to draw ROC, precision and recall: SVG or PNG.")] = None,
+    robust: Annotated[bool, typer.Option("--robust", help="The variation between percentiles, not Eq. 8.")] = False,
+) -> None:
+    """Find the threshold of the pose variation from manual labels; prints JSON."""
+    from faithfulfaces.dataset.calibrate import picture as draw
+    from faithfulfaces.dataset.calibrate import read_labels, report
+    from faithfulfaces.dataset.folder import Folder
+    from faithfulfaces.dataset.manifest import read
+
+    column = "variation_robust" if robust else "variation"
+    made = report(read_labels(labels), read(Folder(out).manifest), column)
+    if picture is not None:
+        draw(picture, made.values, made.truth, made.result)
+    typer.echo(json.dumps(made.to_json(), indent=1))
+
+
+@data_app.command()
+def stats(out: Out) -> None:
+    """Print the statistics card: clips, reasons, variations, pose histograms before and after; JSON."""
+    from faithfulfaces.dataset.folder import Folder
+    from ffbench.errors import UserError
+
+    path = Folder(out).card
+    if not path.is_file():
+        raise UserError(f"{out} holds no card", "run `faithfulfaces data build` or `data combine` first")
+    typer.echo(path.read_text("utf-8"), nl=False)
+
+
+@data_app.command()
+def verify(
+    out: Out,
+    videos: Annotated[Path | None, typer.Option(help="The sources: are they what they were?")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode the videos in the shards.")] = False,
+) -> None:
+    """Check that manifest and shards agree and that everything can be read; exit code 1 where not."""
+    from faithfulfaces.dataset.build import read_settings
+    from faithfulfaces.dataset.folder import Folder
+    from faithfulfaces.dataset.verify import changed_sources, problems
+
+    folder = Folder(out)
+    faults = list(problems(folder, read_settings(folder), videos=not quick))
+    if videos is not None:
+        faults += changed_sources(folder, videos)
+    for fault in faults:
+        typer.echo(fault)
+    typer.echo(f"{len(faults)} faults", err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def sample(
+    out: Out,
+    count: Annotated[int, typer.Option(help="Clips; the paper drew 2000.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Draw clips that passed detection, to be labelled for `calibrate`; prints CSV without their angles."""
+    from faithfulfaces.dataset.calibrate import draw_clips
+    from faithfulfaces.dataset.folder import Folder
+    from faithfulfaces.dataset.manifest import read
+
+    typer.echo(draw_clips(read(Folder(out).manifest), count, seed), nl=False)
+
+
+def _combine(out: Path, settings: Settings) -> None:
+    from faithfulfaces.dataset.card import write_card
+    from faithfulfaces.dataset.combine import combine as put
+    from faithfulfaces.dataset.folder import Folder
+
+    made = put(Folder(out), settings)
+    write_card(Folder(out), made.rows)
     qualified = sum(row.record.verdict == "qualified" for row in made.rows)
-    typer.echo(
-        f"looked at {done.sources} videos ({done.failed} failed), {done.skipped} were done already; "
-        f"{qualified} of {len(made.rows)} clips qualified; {made.written} shards written",
-        err=True,
-    )
+    typer.echo(f"{qualified} of {len(made.rows)} clips qualified; {made.written} shards written", err=True)
+
+
+data_app.command()(caption)
+data_app.command()(review)
+data_app.command()(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ def open_instruments(settings: Settings, device: str) -> Instruments:
 
 def embed(embedder: Embedder, images: list[Pixels], boxes: Floats, points: Floats) -> Floats:
     """[N,D] unit embeddings of one face of each image; NaN where there is no direction."""
-    faces = [Face(box, five, 1.0, "640") for box, five in zip(boxes, points, strict=True)]
+    faces = [Face(box, five, 1.0, 1, "640") for box, five in zip(boxes, points, strict=True)]
     return embedder(np.stack([crop(i, f, embedder.source) for i, f in zip(images, faces, strict=True)]))
 
 
@@ -105,12 +106,12 @@ def _one_cpu(device: str) -> Iterator[None]:
     if device != "cpu" or not hasattr(os, "sched_setaffinity"):
         yield
         return
-    import torch
-
-    torch.set_num_threads(1)
     all_cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(all_cpus)})
     try:
         yield
     finally:
         os.sched_setaffinity(0, all_cpus)
+        # importing it takes longer than a clip: only where a network did
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)

@@ -1,0 +1,251 @@
+"""A build on films whose truth is exact: verdicts, manifest, shards, training, damage, kills."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from faithfulfaces.dataset import manifest
+from faithfulfaces.dataset.build import build, read_settings
+from faithfulfaces.dataset.card import write_card
+from faithfulfaces.dataset.combine import Combined, combine
+from faithfulfaces.dataset.folder import Folder
+from faithfulfaces.dataset.settings import Settings
+from faithfulfaces.dataset.sources import find
+from faithfulfaces.dataset.verify import changed_sources, problems
+from faithfulfaces.dataset.workers import Plan
+from faithfulfaces.recipes import debug
+from faithfulfaces.shards import ShardClips, read_shard
+from faithfulfaces.train import run
+from ffbench.errors import UserError
+from ffbench.video import write_mp4
+from tests.faithfulfaces.dataset import red
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("scenedetect")
+
+EXPECTED = {
+    "a/turn.mp4": ("qualified", ""),
+    "again.mp4": ("rejected", "duplicate"),
+    "audio.mp4": ("failed", "unreadable"),
+    "cut.mp4": ("failed", "unreadable"),
+    "empty.mp4": ("failed", "unreadable"),
+    "nobody.mp4": ("rejected", "no-face"),
+    "nod.mp4": ("qualified", ""),
+    "other.mp4": ("qualified", ""),
+    "short.mp4": ("rejected", "short"),
+    "sliver.mp4": ("rejected", "aspect"),
+    "still.mp4": ("rejected", "still"),
+    "text.mp4": ("failed", "unreadable"),
+    "two.mp4": ("rejected", "faces"),
+}
+
+
+def films(folder: Path) -> Path:
+    (folder / "a").mkdir(parents=True)
+    turn = red.film(folder / "a" / "turn.mp4", texture=1)
+    red.film(folder / "other.mp4", -red.TURN, texture=2)
+    red.film(folder / "nod.mp4", np.concatenate([red.STILL, red.TURN / 2]), texture=3)
+    red.film(folder / "again.mp4", texture=1)
+    red.film(folder / "still.mp4", red.STILL, texture=4)
+    red.film(folder / "two.mp4", faces=2, texture=5)
+    red.film(folder / "nobody.mp4", faces=0, texture=6)
+    red.film(folder / "short.mp4", red.TURN[:8], texture=7)
+    red.sound(folder / "audio.mp4")
+    (folder / "cut.mp4").write_bytes(turn.read_bytes()[: turn.stat().st_size * 6 // 10])
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("no film " * 50)
+    write_mp4(folder / "sliver.mp4", np.zeros((16, 10, 10_000, 3), np.uint8), 16)
+    return folder
+
+
+class Made:
+    def __init__(self, root: Path) -> None:
+        self.videos = films(root / "videos")
+        self.settings = red.settings(root)
+        self.folder = Folder(root / "out")
+        self.done = build(Plan(settings=self.settings, root=self.folder.root, workers=2), find(self.videos))
+        self.combined: Combined = combine(self.folder, self.settings)
+        self.card = write_card(self.folder, self.combined.rows)
+        self.rows = {row["source"]: row for row in manifest.read(self.folder.manifest)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("build"))
+
+
+def test_every_source_has_its_verdict_and_reason(made: Made) -> None:
+    assert {name: (row["verdict"], row["reason"]) for name, row in made.rows.items()} == EXPECTED
+    assert (made.done.sources, made.done.skipped, made.done.failed) == (13, 0, 4)
+    assert made.rows["again.mp4"]["detail"].endswith(made.rows["a/turn.mp4"]["key"])
+    assert made.rows["two.mp4"]["most_faces"] == 2
+    assert all(row["detail"] for row in made.rows.values() if row["verdict"] != "qualified")
+
+
+def test_the_variation_is_that_of_the_best_sixteen_frames(made: Made) -> None:
+    """Blue is rounded to whole steps of 0.7 degrees and coded: two degrees."""
+    step = red.TURN[1] - red.TURN[0]
+    assert made.rows["a/turn.mp4"]["variation"] == pytest.approx(15 * step, abs=2)
+    assert made.rows["still.mp4"]["variation"] < 2
+    # it turns in its second half
+    nod = made.rows["nod.mp4"]
+    assert nod["first"] >= 24
+    assert nod["variation"] == pytest.approx(15 * step / 2, abs=2)
+    assert (nod["yaw_least"], nod["yaw_greatest"]) == (pytest.approx(-37.5, abs=2), pytest.approx(11.4, abs=3))
+
+
+def test_shards_hold_ten_crops_that_span_the_turn(made: Made) -> None:
+    clips = ShardClips(made.folder.shards("train"), 16)
+    assert clips.num_crops == [10, 10, 10]
+    assert len(set(clips.identities)) == 3
+    assert made.combined.written == 2
+    yaws = [crop.euler[1] for crop in (clips.crop(2, i) for i in range(10))]
+    whole = made.rows["other.mp4"]
+    assert abs(yaws[0]) == min(abs(yaw) for yaw in yaws)
+    assert min(yaws) == pytest.approx(whole["yaw_least"], abs=7)
+    assert max(yaws) == pytest.approx(whole["yaw_greatest"], abs=7)
+    sample = next(read_shard(made.folder.shards("train") / "000000.tar"))
+    assert json.loads(sample.files["provenance"])["source"] == "a/turn.mp4"
+    assert sample.files["mp4"][4:8] == b"ftyp"
+
+
+def test_the_trainer_learns_from_them(made: Made, tmp_path: Path) -> None:
+    data = dataclasses.replace(debug().data, shards=str(made.folder.shards("train")), pair_batch=3)
+    losses = []
+    config = dataclasses.replace(debug(), base=None, lora=None, data=data, steps=3)
+    run(config, tmp_path / "run", report=lambda _, values: losses.append(values["loss_pia"]))
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+
+
+def test_a_second_run_does_nothing(made: Made) -> None:
+    before = {p: p.stat().st_mtime_ns for p in made.folder.root.rglob("*") if p.is_file() and p.suffix != ".parquet"}
+    done = build(Plan(settings=made.settings, root=made.folder.root), find(made.videos))
+    assert (done.sources, done.skipped) == (0, 13)
+    assert combine(made.folder, made.settings).written == 0
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_other_settings_need_another_folder(made: Made) -> None:
+    other = dataclasses.replace(made.settings, subject=dataclasses.replace(made.settings.subject, threshold=61.0))
+    with pytest.raises(UserError, match=r"begun with subject.threshold = 60"):
+        build(Plan(settings=other, root=made.folder.root), find(made.videos))
+
+
+def test_the_card_counts(made: Made) -> None:
+    assert made.card["qualified"] == made.card["clips_by_split"]["train"] == 3
+    assert made.card["refused"]["unreadable"] == 4
+    assert made.card["without_prompt"] == 3
+    # three clips of ten crops; all yaws of frames of the four that turn and the one that does not
+    assert sum(made.card["pose_crops"]["yaw"]) == 30
+    assert sum(made.card["pose_before"]["yaw"]) == 24 * 4 + 48
+    assert sum(made.card["pose_after"]["yaw"]) == 24 * 2 + 48
+
+
+def test_verify_finds_what_is_wrong(made: Made) -> None:
+    sections = read_settings(made.folder)
+    assert list(problems(made.folder, sections)) == []
+    assert list(changed_sources(made.folder, made.videos)) == []
+    shard = made.folder.shards("train") / "000001.tar"
+    whole = shard.read_bytes()
+    try:
+        # the first byte of the film's name of its format
+        shard.write_bytes(whole.replace(b"ftyp", b"xtyp"))
+        assert ["its video" in fault for fault in problems(made.folder, sections)] == [True]
+        assert list(problems(made.folder, sections, videos=False)) == []
+        shard.unlink()
+        assert ["is in no shard" in fault for fault in problems(made.folder, sections)] == [True]
+    finally:
+        shard.write_bytes(whole)
+    (made.videos / "still.mp4").rename(made.videos / "gone.mp4")
+    assert list(changed_sources(made.folder, made.videos)) == ["still.mp4 is gone"]
+    (made.videos / "gone.mp4").rename(made.videos / "still.mp4")
+
+
+def test_prompts_and_reviews_enter_the_shards(made: Made) -> None:
+    keys = [row["key"] for row in made.rows.values() if row["shard"]]
+    made.folder.captions.write_text(json.dumps({"key": keys[0], "prompt": "A person turns."}) + "\n")
+    said = {
+        "id": "1",
+        "reviewer": "ann",
+        "key": keys[1],
+        "question": "sample",
+        "value": "reject",
+        "blind": False,
+        "utc": "",
+    }
+    made.folder.reviews.write_text(json.dumps(said) + "\n")
+    try:
+        rows = {row.record.key: row for row in combine(made.folder, made.settings).rows}
+        assert rows[keys[1]].record.reason == "review"
+        prompts = [s.prompt for p in sorted(made.folder.shards("train").glob("*.tar")) for s in read_shard(p)]
+        assert sorted(prompts) == ["", "A person turns."]
+        assert list(problems(made.folder, read_settings(made.folder))) == []
+    finally:
+        made.folder.captions.unlink()
+        made.folder.reviews.unlink()
+        assert combine(made.folder, made.settings).written == 2
+
+
+def start(videos: Path, out: Path, table: Path) -> subprocess.Popen[bytes]:
+    words = ["data", "build", "--videos", str(videos), "--out", str(out), "--settings", str(table), "--workers", "2"]
+    return subprocess.Popen([sys.executable, "-m", "faithfulfaces.cli", *words], stderr=subprocess.PIPE)
+
+
+def settings_file(path: Path, chosen: Settings) -> Path:
+    path.write_text(json.dumps(chosen.to_json()))
+    return path
+
+
+def test_killed_and_damaged_it_ends_as_if_undisturbed(made: Made, tmp_path: Path) -> None:
+    """Killed after 3 and after 8 sources, its last line torn; then the same command ends with the same manifest."""
+    table = settings_file(tmp_path / "settings.json", made.settings)
+    folder = Folder(tmp_path / "out")
+    for lines in (3, 8):
+        process = start(made.videos, folder.root, table)
+        while process.poll() is None:
+            if folder.journal.is_file() and folder.journal.read_bytes().count(b"\n") >= lines:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        process.communicate()
+        with folder.journal.open("ab") as file:
+            file.write(b'{"source": "torn')
+    process = start(made.videos, folder.root, table)
+    _, said = process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert folder.manifest.read_bytes() == made.folder.manifest.read_bytes()
+    for path in sorted(made.folder.root.glob("shards/**/*.tar")):
+        assert (folder.root / path.relative_to(made.folder.root)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
+def test_a_decoder_that_crashes_costs_one_source(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose reading kills the process: FFmpeg is made to meet a named pipe's writer that kills its reader."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    red.film(videos / "good.mp4", texture=9)
+    (videos / "bomb.mp4").write_bytes(b"x" * 10)
+    # spawned processes import this from the path: the crash is real, only its cause is made up
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'open' and str(args[0]).endswith('bomb.mp4'):\n"
+        "        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "if 'multiprocessing.spawn' in ' '.join(sys.orig_argv): sys.addaudithook(hook)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = build(Plan(settings=made.settings, root=tmp_path / "out"), find(videos))
+    assert (done.sources, done.failed) == (2, 1)
+    rows = {row.record.source: row.record for row in combine(Folder(tmp_path / "out"), made.settings).rows}
+    assert rows["bomb.mp4"].reason == "crash"
+    assert "SIGSEGV" in rows["bomb.mp4"].detail
+    assert rows["good.mp4"].verdict == "qualified"
