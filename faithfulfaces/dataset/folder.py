@@ -6,6 +6,7 @@ OUT/manifest.parquet     one row a clip: what became of it and why
 OUT/log.jsonl            throughput, one line a command
 OUT/tracks/KEY.npz       faces and angles of every frame, of clips that passed detection
 OUT/clips/KEY/           of clips that qualified: video.mp4, crop000.jpg ..., sample.json
+OUT/previews/KEY/        the same of rejected clips, made small by the review page when somebody looks
 OUT/captions.jsonl       prompts: {"key", "prompt", ...}; the last line of a key counts
 OUT/reviews.jsonl        people's answers, appended by the review page
 OUT/shards/{train,val}/  000000.tar ... for the trainer
@@ -70,6 +71,10 @@ class Folder:
     def clip(self, key: str) -> Path:
         """Folder of a qualified clip: `video.mp4`, `crop000.jpg` ..., `sample.json`."""
         return self.root / "clips" / key
+
+    def preview(self, key: str) -> Path:
+        """Folder of a rejected clip that a reviewer has looked at; the files of `clip`."""
+        return self.root / "previews" / key
 
     def shards(self, split: str) -> Path:
         """Folder of the shards of `train` or `val`."""
