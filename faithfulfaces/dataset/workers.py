@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -54,9 +55,16 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(plan, theirs, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
+        self.ready = False
+        """Its networks are open."""
         self.at: Source | None = None
-        self.deadline = 0.0
+        self.deadline = math.inf
         self.tries = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Nothing is expected of it."""
+        return self.ready and self.at is None
 
     def give(self, source: Source, timeout: float, tries: int) -> None:
         self.at, self.deadline, self.tries = source, time.monotonic() + timeout, tries
@@ -64,7 +72,12 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.pipe.send(source)
 
+    @property
+    def ended(self) -> bool:
+        return self.pipe.closed
+
     def end(self) -> int | None:
+        """Kill it where it lives, and say how it ended."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -83,12 +96,12 @@ def outcomes(plan: Plan, sources: Sequence[Source]) -> Iterator[Done]:
     todo = [(source, 1) for source in reversed(sources)]
     workers = [_Worker(plan) for _ in range(min(plan.workers, len(sources)))]
     try:
-        for worker in workers:
-            worker.give(*_next(todo, plan))
-        while busy := [worker for worker in workers if worker.at is not None]:
-            ready = wait([w.pipe for w in busy], timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+        while todo or any(worker.at for worker in workers):
+            busy = [worker for worker in workers if not worker.waiting]
+            until = min(worker.deadline for worker in busy) - time.monotonic()
+            heard = wait([w.pipe for w in busy], timeout=None if until == math.inf else max(0.0, until))
             for worker in busy:
-                if worker.pipe in ready:
+                if worker.pipe in heard:
                     done = _answer(worker, todo)
                 elif time.monotonic() >= worker.deadline:
                     done = _failed(worker, "timeout", f"it took longer than {plan.timeout:g} s")
@@ -96,45 +109,47 @@ def outcomes(plan: Plan, sources: Sequence[Source]) -> Iterator[Done]:
                     continue
                 if done is not None:
                     yield done
-                if worker.process.exitcode is not None:
-                    workers[workers.index(worker)] = worker = _Worker(plan)
-                worker.at = None
-                if todo:
-                    worker.give(*_next(todo, plan))
+                if worker.ended:
+                    workers.remove(worker)
+                    workers += [_Worker(plan)] if todo else []
+                elif todo:
+                    source, tries = todo.pop()
+                    worker.give(source, plan.timeout, tries)
     finally:
         for worker in workers:
             worker.end()
 
 
-def _next(todo: list[tuple[Source, int]], plan: Plan) -> tuple[Source, float, int]:
-    source, tries = todo.pop()
-    return source, plan.timeout, tries
-
-
 def _answer(worker: _Worker, todo: list[tuple[Source, int]]) -> Done | None:
-    """What a process said, or what its death means: None for a source that is put back."""
+    """What a process said, or what its death means: None where it is ready, or its source is put back."""
     try:
         kind, *said = worker.pipe.recv()
     except (EOFError, OSError):
         source = worker.at
-        assert source is not None
+        if source is None:
+            raise UserError(
+                f"a process died while it opened the networks (exit code {worker.end()})",
+                "is there memory for that many --workers?",
+            ) from None
+        # it has closed its end: let it die of what it dies of
+        worker.process.join(5)
+        code = worker.end()
         if worker.tries < 2:
-            worker.end()
             todo.append((source, worker.tries + 1))
             return None
-        worker.process.join()
-        code = worker.process.exitcode
         words = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
         return _failed(worker, "crash", f"the process that read it died twice ({words})")
     if kind == "user_error":
         raise UserError(*said)
-    return Done(*said)
+    worker.ready, worker.at, worker.deadline = True, None, math.inf
+    return None if kind == "ready" else Done(*said)
 
 
 def _failed(worker: _Worker, reason: str, detail: str) -> Done:
     source = worker.at
     assert source is not None
-    worker.end()
+    if not worker.ended:
+        worker.end()
     return Done(_lost(source, reason, detail), {})
 
 
@@ -151,11 +166,10 @@ def _serve(plan: Plan, pipe: Connection, parent: int) -> None:
     if plan.device == "cpu":
         cv2.setNumThreads(1)
     try:
-        analyst: Any = None
+        analyst = Analyst(plan.settings, open_instruments(plan.settings, plan.device), Folder(plan.root))
+        pipe.send(("ready",))
         while True:
             source = pipe.recv()
-            if analyst is None:
-                analyst = Analyst(plan.settings, open_instruments(plan.settings, plan.device), Folder(plan.root))
             analyst.timing.clear()
             pipe.send(("done", _outcome(analyst, source), analyst.timing.stages()))
     except EOFError:

@@ -33,7 +33,6 @@ pytest.importorskip("scenedetect")
 
 EXPECTED = {
     "a/turn.mp4": ("qualified", ""),
-    "again.mp4": ("rejected", "duplicate"),
     "audio.mp4": ("failed", "unreadable"),
     "cut.mp4": ("failed", "unreadable"),
     "empty.mp4": ("failed", "unreadable"),
@@ -45,6 +44,7 @@ EXPECTED = {
     "still.mp4": ("rejected", "still"),
     "text.mp4": ("failed", "unreadable"),
     "two.mp4": ("rejected", "faces"),
+    "z-again.mp4": ("rejected", "duplicate"),
 }
 
 
@@ -52,8 +52,8 @@ def films(folder: Path) -> Path:
     (folder / "a").mkdir(parents=True)
     turn = red.film(folder / "a" / "turn.mp4", texture=1)
     red.film(folder / "other.mp4", -red.TURN, texture=2)
-    red.film(folder / "nod.mp4", np.concatenate([red.STILL, red.TURN / 2]), texture=3)
-    red.film(folder / "again.mp4", texture=1)
+    red.film(folder / "nod.mp4", np.concatenate([np.full(24, -60.0), red.TURN * 0.8]), texture=3)
+    red.film(folder / "z-again.mp4", texture=1)
     red.film(folder / "still.mp4", red.STILL, texture=4)
     red.film(folder / "two.mp4", faces=2, texture=5)
     red.film(folder / "nobody.mp4", faces=0, texture=6)
@@ -85,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_every_source_has_its_verdict_and_reason(made: Made) -> None:
     assert {name: (row["verdict"], row["reason"]) for name, row in made.rows.items()} == EXPECTED
     assert (made.done.sources, made.done.skipped, made.done.failed) == (13, 0, 4)
-    assert made.rows["again.mp4"]["detail"].endswith(made.rows["a/turn.mp4"]["key"])
+    assert made.rows["z-again.mp4"]["detail"].endswith(made.rows["a/turn.mp4"]["key"])
     assert made.rows["two.mp4"]["most_faces"] == 2
     assert all(row["detail"] for row in made.rows.values() if row["verdict"] != "qualified")
 
@@ -98,8 +98,8 @@ def test_the_variation_is_that_of_the_best_sixteen_frames(made: Made) -> None:
     # it turns in its second half
     nod = made.rows["nod.mp4"]
     assert nod["first"] >= 24
-    assert nod["variation"] == pytest.approx(15 * step / 2, abs=2)
-    assert (nod["yaw_least"], nod["yaw_greatest"]) == (pytest.approx(-37.5, abs=2), pytest.approx(11.4, abs=3))
+    assert nod["variation"] == pytest.approx(15 * step * 0.8, abs=2)
+    assert nod["yaw_greatest"] - nod["yaw_least"] == pytest.approx(nod["variation"], abs=1e-2)
 
 
 def test_shards_hold_ten_crops_that_span_the_turn(made: Made) -> None:
@@ -108,12 +108,12 @@ def test_shards_hold_ten_crops_that_span_the_turn(made: Made) -> None:
     assert len(set(clips.identities)) == 3
     assert made.combined.written == 2
     yaws = [crop.euler[1] for crop in (clips.crop(2, i) for i in range(10))]
-    whole = made.rows["other.mp4"]
+    whole = made.rows["a/turn.mp4"]
     assert abs(yaws[0]) == min(abs(yaw) for yaw in yaws)
     assert min(yaws) == pytest.approx(whole["yaw_least"], abs=7)
     assert max(yaws) == pytest.approx(whole["yaw_greatest"], abs=7)
     sample = next(read_shard(made.folder.shards("train") / "000000.tar"))
-    assert json.loads(sample.files["provenance"])["source"] == "a/turn.mp4"
+    assert json.loads(sample.files["provenance"])["source"] == "nod.mp4"
     assert sample.files["mp4"][4:8] == b"ftyp"
 
 
@@ -157,8 +157,8 @@ def test_verify_finds_what_is_wrong(made: Made) -> None:
     shard = made.folder.shards("train") / "000001.tar"
     whole = shard.read_bytes()
     try:
-        # the first byte of the film's name of its format
-        shard.write_bytes(whole.replace(b"ftyp", b"xtyp"))
+        # the film's table of contents loses its name
+        shard.write_bytes(whole.replace(b"moov", b"xoov"))
         assert ["its video" in fault for fault in problems(made.folder, sections)] == [True]
         assert list(problems(made.folder, sections, videos=False)) == []
         shard.unlink()
@@ -227,25 +227,36 @@ def test_killed_and_damaged_it_ends_as_if_undisturbed(made: Made, tmp_path: Path
         assert (folder.root / path.relative_to(made.folder.root)).read_bytes() == path.read_bytes(), path
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
-def test_a_decoder_that_crashes_costs_one_source(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file whose reading kills the process: FFmpeg is made to meet a named pipe's writer that kills its reader."""
+def test_a_process_that_crashes_or_hangs_costs_one_source(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The crash and the hang are real; only their cause is made up: opening files of certain names."""
     videos = tmp_path / "videos"
     videos.mkdir()
-    red.film(videos / "good.mp4", texture=9)
-    (videos / "bomb.mp4").write_bytes(b"x" * 10)
-    # spawned processes import this from the path: the crash is real, only its cause is made up
+    for name in ("bomb", "good", "hang"):
+        red.film(videos / f"{name}.mp4", texture=len(name) + ord(name[0]))
+    # spawned processes import this from the path
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "def hook(event, args):\n"
         "    if event == 'open' and str(args[0]).endswith('bomb.mp4'):\n"
         "        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "if 'multiprocessing.spawn' in ' '.join(sys.orig_argv): sys.addaudithook(hook)\n"
+        "    if event == 'open' and str(args[0]).endswith('hang.mp4'):\n"
+        "        import time; time.sleep(1000)\n"
+        "sys.addaudithook(hook)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = build(Plan(settings=made.settings, root=tmp_path / "out"), find(videos))
-    assert (done.sources, done.failed) == (2, 1)
-    rows = {row.record.source: row.record for row in combine(Folder(tmp_path / "out"), made.settings).rows}
-    assert rows["bomb.mp4"].reason == "crash"
-    assert "SIGSEGV" in rows["bomb.mp4"].detail
-    assert rows["good.mp4"].verdict == "qualified"
+    plan = Plan(settings=made.settings, root=tmp_path / "out", timeout=10)
+    done = build(plan, find(videos))
+    assert (done.sources, done.failed) == (3, 2)
+    rows = {row.record.source: row.record for row in combine(Folder(plan.root), made.settings).rows}
+    assert {name: row.reason for name, row in rows.items()} == {
+        "bomb.mp4": "crash",
+        "good.mp4": "",
+        "hang.mp4": "timeout",
+    }
+    assert "died twice (SIGSEGV)" in rows["bomb.mp4"].detail
+    monkeypatch.delenv("PYTHONPATH")
+    assert build(plan, find(videos)).sources == 0
+    again = build(dataclasses.replace(plan, timeout=60), find(videos), retry=True)
+    assert (again.sources, again.skipped, again.failed) == (2, 1, 0)
