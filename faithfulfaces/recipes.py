@@ -72,7 +72,7 @@ def aligner_only() -> Train:
 
 
 _MINI_DATA = Data(
-    shards="", width=64, height=64, num_frames=9, temporal_factor=2, pair_batch=96, video_batch=16,
+    shards="", width=64, height=64, num_frames=9, temporal_factor=2, pair_batch=64, video_batch=16,
     video_micro_batch=16, text_tokens=48, workers=1,
 )  # fmt: skip
 
@@ -88,7 +88,7 @@ def mini_base() -> Train:
     """The mini world's base: a small VACE from nothing, every tensor trained, some prompts left out for guidance."""
     return Train(
         name="mini_base",
-        steps=1900,
+        steps=2000,
         aligner=None,
         base=Base(arch=MINI_ARCH, **_ONE_STEP),
         data=dataclasses.replace(_MINI_DATA, text_drop=0.15),
@@ -103,7 +103,7 @@ def mini() -> Train:
     """The paper's two losses on the mini world's base; learns in minutes on two CPU cores."""
     return Train(
         name="mini",
-        steps=1000,
+        steps=600,
         aligner=Aligner(elements=512, dim=192, image_size=48, patch=8, depth=2, heads=4),
         base=Base(folder="models/mini", arch=MINI_ARCH, **_ONE_STEP),
         lora=Lora(rank=16, alpha=16),

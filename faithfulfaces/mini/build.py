@@ -22,6 +22,7 @@ from faithfulfaces.mini.assemble import SAMPLING, assemble
 from faithfulfaces.mini.codec import PatchCodec, fit
 from faithfulfaces.mini.dataset import clips_of
 from faithfulfaces.mini.footage import Footage
+from faithfulfaces.mini.truthset import CLIPS, clip_block, write_truth
 from faithfulfaces.model import load_model, save_model
 
 Say = Callable[[str], None]
@@ -37,10 +38,10 @@ class Sizes:
 
     block: int = footage.BLOCK
     """People of one file of footage."""
-    train_blocks: int = 60
+    train_blocks: int = 26
     measure_blocks: int = 24
     test_blocks: int = 3
-    codec_people: int = 1500
+    codec_people: int = 1250
     text_steps: int = 500
     base_steps: int = recipes.mini_base().steps
     faithful_steps: int = recipes.mini().steps
@@ -161,6 +162,10 @@ class Build:
         )
         for path in (self.out / "instruments").glob("*.safetensors"):
             shutil.copy(path, ready / path.name)
+        loose = [Footage.load(self._block("test", block)) for block in range(self.sizes.test_blocks)]
+        count = min(CLIPS, self.sizes.block)
+        clips = footage.clips("test", clip_block(loose, count), self.device, count)
+        write_truth(ready / "truth.npz", loose, clips)
         (ready / "words.txt").write_text("\n".join(words.vocabulary()) + "\n", "utf-8")
         (ready / "figures.json").write_text(json.dumps(self.figures(), indent=1) + "\n", "utf-8")
 

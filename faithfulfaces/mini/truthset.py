@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faithfulfaces.mini.footage import FPS, Footage
+from faithfulfaces.synthetic.people import SPLITS
 from ffbench.truthset import Labelled, TruthSet
 
 PEOPLE, CLIPS = 40, 24
@@ -25,7 +26,7 @@ def truth_set(loose: Sequence[Footage], clips: Footage, people: int = PEOPLE, co
 
     Args:
         loose: blocks of `footage.loose("test", b)`.
-        clips: a block of `footage.clips("test", b)` of other people.
+        clips: a block of `footage.clips("test", b)` of other people; see `clip_block`.
         people: how many of the loose ones; fewer where there are fewer.
         count: how many clips; fewer where there are fewer.
 
@@ -39,6 +40,12 @@ def truth_set(loose: Sequence[Footage], clips: Footage, people: int = PEOPLE, co
     chosen = np.sort(np.argsort(-turned, kind="stable")[:people])
     first = np.arange(min(count, len(clips.seeds)))
     return TruthSet(_rows(every, chosen), _rows(clips, first), clips.portraits[first, 0], float(FPS))
+
+
+def clip_block(loose: Sequence[Footage], count: int = CLIPS) -> int:
+    """The first block b for `footage.clips("test", b, device, count)` whose people are not in the loose footage."""
+    last = max(int(block.seeds.max()) for block in loose)
+    return -(-(last + 1 - SPLITS["test"].start) // count)
 
 
 def write_truth(path: Path, loose: Sequence[Footage], clips: Footage) -> None:
