@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import ffbench
-from ffbench import cli_look
+from ffbench import cli_ablate, cli_look
 from ffbench.cli_groups import methods_app, prompts_app, suites_app, weights_app
 from ffbench.cli_options import (
     CommercialOption,
@@ -216,6 +216,7 @@ def run(
     raise typer.Exit(1 if failed or damaged else 0)
 
 
+app.command("ablate")(cli_ablate.ablate)
 app.command("ls")(cli_look.list_things)
 app.command("show")(cli_look.show)
 app.command("compare")(cli_look.compare)

@@ -56,7 +56,12 @@ def compare(run_a: Run, run_b: Run, protocol: str | None = None, *, common_cases
         UserError: where the runs differ in suite, protocol, metric version, network, case content or cases.
     """
     chosen = pick_protocol([run_a, run_b], protocol)
-    (a, b), left_out = alike(distinct_labels([_one(run_a, chosen), _one(run_b, chosen)]), common_cases)
+    return compare_rows(*distinct_labels([_one(run_a, chosen), _one(run_b, chosen)]), common_cases=common_cases)
+
+
+def compare_rows(first: Row, second: Row, *, common_cases: bool = False) -> Comparison:
+    """`compare` for two rows that are loaded, under their labels."""
+    (a, b), left_out = alike([first, second], common_cases)
     rows = tuple(
         (_set_level if METRICS[metric].level == "set" else _paired)(a, b, metric, common_cases) for metric in a.metrics
     )

@@ -84,7 +84,7 @@ def table(sheet: Sheet, metrics: Sequence[str], intervals: bool = False) -> Tabl
         for metric in metrics
         if metric != "face_rate"  # it has its own place beside N
     ]
-    return _table(sheet, columns, intervals, counts=True)
+    return table_of(sheet, columns, intervals, counts=True)
 
 
 def pose_table(sheet: Sheet, metric: str, axis: str = "yaw", intervals: bool = False) -> Table:
@@ -93,7 +93,7 @@ def pose_table(sheet: Sheet, metric: str, axis: str = "yaw", intervals: bool = F
         (metric, group, Heading(f"{group.partition(':')[2]}°", METRICS[metric].higher_is_better))
         for group in sheet.groups(f"{axis}:")
     ]
-    return _table(sheet, columns, intervals, counts=False)
+    return table_of(sheet, columns, intervals, counts=False)
 
 
 def tag_table(sheet: Sheet, metric: str, intervals: bool = False) -> Table:
@@ -102,10 +102,11 @@ def tag_table(sheet: Sheet, metric: str, intervals: bool = False) -> Table:
         (metric, group, Heading(group.partition(":")[2], METRICS[metric].higher_is_better))
         for group in sheet.groups("tag:")
     ]
-    return _table(sheet, columns, intervals, counts=False)
+    return table_of(sheet, columns, intervals, counts=False)
 
 
-def _table(sheet: Sheet, columns: Sequence[tuple[str, str, Heading]], intervals: bool, counts: bool) -> Table:
+def table_of(sheet: Sheet, columns: Sequence[tuple[str, str, Heading]], intervals: bool, counts: bool) -> Table:
+    """A table of any columns, each a metric, a group of cells and what stands above; `counts` adds faces and N."""
     order = _order(sheet, columns)
     footnotes: dict[str, list[str]] = {}
 
@@ -285,6 +286,7 @@ _LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "°": r"$^\circ$",
+    "✓": r"$\surd$",
     "·": r"$\cdot$",
     "±": r"$\pm$",
     "×": r"$\times$",

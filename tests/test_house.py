@@ -19,6 +19,7 @@ PRINTERS = {
     "ffbench/cli.py",
     "ffbench/report.py",
     "ffbench/cli_look.py",
+    "ffbench/cli_ablate.py",
     "ffbench/cli_groups.py",
     "faithfulfaces/cli.py",
     "faithfulfaces/cli_analyse.py",
