@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faithfulfaces.dataset import detect, frames, pose, quality
+from faithfulfaces.dataset import checks, detect, frames, pose, quality
 from faithfulfaces.dataset.detect import Track
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.instruments import Instruments, embed
@@ -70,6 +70,8 @@ class Analyst:
     def __init__(self, settings: Settings, instruments: Instruments, folder: Folder) -> None:
         self._settings, self._nets, self._folder = settings, instruments, folder
         self.timing = Timing()
+        for text in settings.quality.checks:
+            checks.check(text)  # one that cannot be imported is told before any work
 
     def outcome(self, source: Source) -> Outcome:
         """What became of every clip of a source; a file that is no whole video is one failed clip."""
@@ -145,6 +147,11 @@ class Analyst:
         record = dataclasses.replace(record, clarity=round(quality.clarity(pixels), 2), phash=quality.clip_hash(pixels))
         if record.clarity < settings.quality.clarity:
             return _rejected(record, "blurred", f"clarity {record.clarity:.1f}, at least {settings.quality.clarity:g}")
+        with self.timing.of("checks", len(pixels)):
+            values, reason, detail = checks.run(settings.quality.checks, pixels)
+        record = dataclasses.replace(record, checks=values)
+        if reason:
+            return _rejected(record, reason, detail)
         with self.timing.of("detect", -(-len(pixels) // settings.subject.stride)):
             track = detect.track(pixels, self._nets.detector, settings.networks.ladder, settings.subject)
         record = dataclasses.replace(

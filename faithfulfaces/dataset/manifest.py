@@ -26,10 +26,10 @@ def write(path: Path, rows: Sequence[Row]) -> None:
         UserError: pyarrow is not installed.
     """
     pyarrow, parquet = _arrow()
-    columns: dict[str, list[Any]] = {}
-    for row in rows:
-        for name, value in flat(row).items():
-            columns.setdefault(name, []).append(value)
+    flats = [flat(row) for row in rows]
+    names = list(dict.fromkeys(name for one in flats for name in one))
+    # a check that a clip did not reach
+    columns = {name: [one.get(name, float("nan")) for one in flats] for name in names}
     table = pyarrow.table(columns) if columns else pyarrow.table({"key": pyarrow.array([], pyarrow.string())})
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     parquet.write_table(table, partial)
@@ -51,12 +51,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """Columns of a clip; pairs become two."""
+    """Columns of a clip: pairs become two, checks `check_NAME` each."""
     out: dict[str, Any] = {}
     for field in dataclasses.fields(ClipRecord):
         value = getattr(row.record, field.name)
         if field.name in PAIRS:
             out |= dict(zip(PAIRS[field.name], value, strict=True))
+        elif field.name == "checks":
+            out |= {f"check_{name}": measured for name, measured in value.items()}
         else:
             out[field.name] = value
     return out | {"identity": row.identity, "split": row.split, "shard": row.shard, "prompt": row.prompt}

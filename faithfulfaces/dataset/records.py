@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Verdict = Literal["qualified", "rejected", "failed"]
@@ -37,8 +37,10 @@ class ClipRecord:
     """A sentence."""
     clarity: float = NAN
     """Median variance of the Laplacian."""
+    checks: dict[str, float] = field(default_factory=dict)
+    """Values of the checks of `quality.checks` that were reached."""
     phash: str = ""
-    """16 hex digits a looked-at frame, three frames."""
+    """16 hex digits each of three frames."""
     frames_seen: int = 0
     """Frames given to the detector."""
     frames_with_face: int = 0
@@ -100,12 +102,16 @@ class Outcome:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and value != value else value
 
 
 def _back(value: Any, kind: str) -> Any:
+    if isinstance(value, dict):
+        return {name: NAN if v is None else v for name, v in value.items()}
     if isinstance(value, list):
         return tuple(NAN if v is None else v for v in value)
     return NAN if value is None and kind == "float" else value

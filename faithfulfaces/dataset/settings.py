@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from faithfulfaces.dataset.checks import form
 from ffbench.errors import UserError
 
 
@@ -43,6 +44,8 @@ class Quality:
 
     clarity: float = 0.0
     """Least median variance of the Laplacian of the 8-bit grey frames at 832x480; measured in any case."""
+    checks: tuple[str, ...] = ()
+    """Filters of your own, `module:function<=number` each: OCR, aesthetics (faithfulfaces/dataset/checks.py)."""
     duplicate: int = 6
     """Greatest Hamming distance of 64-bit perceptual hashes that makes two clips one; -1 switches it off."""
 
@@ -144,6 +147,10 @@ class Settings:
                     raise _wrong(f"{name}.{f.name}", f"must be greater than 0, got {value}")
         if self.video.width % 2 or self.video.height % 2:
             raise _wrong("video.width and video.height", f"must be even, got {self.video.width}x{self.video.height}")
+        if not self.networks.ladder:
+            raise _wrong("networks.ladder", "is empty: no frame would be looked at")
+        for text in self.quality.checks:
+            form(text)
         if not 0 <= self.subject.percentile < 50:
             raise _wrong("subject.percentile", f"must lie in 0..50, got {self.subject.percentile}")
         if not 0 <= self.samples.val < 1:
@@ -200,7 +207,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, str) for v in value)
+        return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and not isinstance(value, bool)

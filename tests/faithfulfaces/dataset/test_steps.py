@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data, filters
 
-from faithfulfaces.dataset import frames, people, pose, quality
+from faithfulfaces.dataset import checks, frames, people, pose, quality
 from faithfulfaces.dataset.detect import Track, refused
 from faithfulfaces.dataset.records import ClipRecord, Outcome
-from faithfulfaces.dataset.settings import Settings, Subject, Video, load
+from faithfulfaces.dataset.settings import Quality, Settings, Subject, Video, load
 from faithfulfaces.dataset.sources import clip_key, find
 from ffbench.errors import UserError
 
@@ -190,7 +190,7 @@ def test_step_1_refuses(faces: list[int], subject: Subject, reason: str) -> None
 
 
 def test_a_record_survives_its_line() -> None:
-    record = ClipRecord(key="k", source="s", yaw=(-3.0, 4.0), source_size=(3, 4), variation=7.5)
+    record = ClipRecord(key="k", source="s", yaw=(-3.0, 4.0), source_size=(3, 4), checks={"a": 1.0, "b": float("nan")})
     outcome = Outcome(source="s", bytes=5, clips=(record,))
     back = Outcome.from_json(json.loads(json.dumps(outcome.to_json(), allow_nan=False)))
     assert repr(back) == repr(outcome)
@@ -240,3 +240,22 @@ def test_keys_are_plain_and_different() -> None:
     assert len(set(keys)) == 3
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") for key in keys)
     assert keys[0].endswith("-003")
+
+
+def test_checks_of_ones_own_are_run_until_one_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_e1.py").write_text("def bright(x):\n    return x.mean()\ndef odd(x):\n    return float('nan')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    pictures = np.full((4, 8, 8, 3), 100, np.uint8)
+    assert checks.run((), pictures) == ({}, "", "")
+    both = ("mine_e1:bright<=100", "faithfulfaces.dataset.quality:clarity>=1", "mine_e1:odd>=0")
+    values, reason, detail = checks.run(both, pictures)
+    assert (values, reason) == ({"bright": 100.0, "clarity": 0.0}, "clarity")
+    assert detail == "clarity 0, at least 1 is asked for"
+    assert checks.run(("mine_e1:bright<=99.5",), pictures)[1] == "bright"
+    assert checks.run(("mine_e1:odd<=0",), pictures)[1] == "odd"
+    for text in ("mine_e1:bright", "bright<=3", "mine_e1:bright<3", "os;x:y<=3"):
+        with pytest.raises(UserError, match="is no check"):
+            Settings(quality=Quality(checks=(text,)))
+    for text in ("mine_e1:none<=3", "no_such_module_e1:none<=3"):
+        with pytest.raises(UserError, match="none"):
+            checks.check(text)
