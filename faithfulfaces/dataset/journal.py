@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
                 rest = rest[stream.write(rest) :]
             os.fsync(stream.fileno())
         except OSError:
-            os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
+            with suppress(OSError):
+                os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
             raise
 
 

@@ -26,11 +26,11 @@ class Qwen:
     """
 
     def __init__(self, folder: Path, device: str = "") -> None:
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--model {folder} is no folder of a model", "download Qwen2.5-VL, or name an --endpoint")
         import torch
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-        if not (folder / "config.json").is_file():
-            raise UserError(f"--model {folder} is no folder of a model", "download Qwen2.5-VL, or name an --endpoint")
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         own: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:

@@ -61,7 +61,7 @@ def app(clips: Clips, token: str, *, blind: bool = False) -> FastAPI:
         return JSONResponse({"error": f"nothing was saved: {error.strerror}", "fix": "free some space"}, 507)
 
     below = f"/{token}"
-    for name in ("index.html", "page.css", "page.js", "curves.js"):
+    for name in ("index.html", "page.css", "page.js", "curves.js", "icon.svg"):
         path = PAGE / name
         made.add_api_route(f"{below}/{'' if name == 'index.html' else name}", _file(path), methods=["GET"])
     made.add_api_route(f"{below}/clips", desk.clips, methods=["GET"])

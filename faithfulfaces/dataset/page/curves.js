@@ -3,7 +3,7 @@
 
 const CURVES = (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 640, HEIGHT = 210, LEFT = 38, RIGHT = 128, TOP = 10, BOTTOM = 22;
+  const WIDTH = 640, HEIGHT = 210, LEFT = 38, RIGHT = 132, TOP = 10, BOTTOM = 22;
   const NAMES = ["pitch", "yaw", "roll"];
 
   function part(name, attributes, text) {
@@ -11,6 +11,10 @@ const CURVES = (() => {
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     if (text !== undefined) made.textContent = text;
     return made;
+  }
+
+  function degrees(angle) {
+    return `${Math.round(angle) || 0}°`.replace("-", "−");
   }
 
   // runs of frames with a face; a gap stays a gap
@@ -32,7 +36,7 @@ const CURVES = (() => {
     const svg = part("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "pitch, yaw and roll over time" });
     for (let level = Math.ceil(low / 30) * 30; level <= high; level += 30) {
       svg.append(part("line", { class: level ? "rule" : "rule zero", x1: LEFT, x2: WIDTH - RIGHT, y1: y(level), y2: y(level) }));
-      svg.append(part("text", { class: "tick end", x: LEFT - 6, y: y(level) + 4 }, `${level}°`));
+      svg.append(part("text", { class: "tick end", x: LEFT - 6, y: y(level) + 4 }, degrees(level)));
     }
     const step = length > 6 ? 2 : 1;
     for (let second = 0; second <= length; second += step) {
@@ -49,7 +53,7 @@ const CURVES = (() => {
       const [least, greatest] = clip.ranges[i];
       if (least === null) return;
       const last = clip.angles[i].findLast((value) => value !== null);
-      labels.push({ i, at: y(last), text: `${name} ${least.toFixed(0)}…${greatest.toFixed(0)}°` });
+      labels.push({ i, at: y(last), text: `${name} ${degrees(least)} … ${degrees(greatest)}` });
     });
     // labels stand at the ends of their curves, but never on each other
     labels.sort((a, b) => a.at - b.at);
@@ -76,5 +80,5 @@ const CURVES = (() => {
     return svg;
   }
 
-  return { draw };
+  return { draw, degrees };
 })();

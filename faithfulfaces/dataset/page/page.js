@@ -113,16 +113,20 @@ function drawAnswers() {
 }
 
 function faces(clip) {
-  $("faces").replaceChildren(...clip.crops.map((crop, i) => {
+  // from one profile to the other where the angles are known, else in order of time
+  const place = (crop) => (crop.euler ? crop.euler[1] : crop.seconds);
+  const order = [...clip.crops.keys()].sort((a, b) => place(clip.crops[a]) - place(clip.crops[b]));
+  $("faces").replaceChildren(...order.map((i) => {
+    const crop = clip.crops[i];
     const button = document.createElement("button"), image = new Image(), text = document.createElement("span");
     button.type = "button";
     image.src = `crop?key=${encodeURIComponent(clip.key)}&number=${i}`;
     image.alt = `face at ${crop.seconds.toFixed(1)} s`;
     text.textContent = `${crop.seconds.toFixed(1)} s`;
     if (crop.euler) {
-      const [pitch, yaw, roll] = crop.euler.map((angle) => `${Math.round(angle)}°`);
-      text.append(document.createElement("br"), `pitch ${pitch}`, document.createElement("br"), `yaw ${yaw}`,
-        document.createElement("br"), `roll ${roll}`);
+      const [pitch, yaw, roll] = crop.euler.map((angle) => CURVES.degrees(angle));
+      text.append(document.createElement("br"), `yaw ${yaw}`);
+      button.title = `pitch ${pitch}, yaw ${yaw}, roll ${roll}`;
     }
     button.append(image, text);
     button.addEventListener("click", () => seek(crop.seconds));
