@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import math
 import multiprocessing
 import os
@@ -24,6 +25,8 @@ from ffbench.errors import UserError
 
 Stages = dict[str, tuple[int, float]]
 PR_SET_PDEATHSIG = 1
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""No fault of one file: nothing can be written for any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +187,12 @@ def _outcome(analyst: Any, source: Source) -> Outcome:
     try:
         made: Outcome = analyst.outcome(source)
         return made
-    except (UserError, OSError):
+    except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever one file provokes costs that file, with its reason
+    except Exception as error:
+        # what one file provokes costs that file, unless no file could be written
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
         traceback.print_exc()
         return _lost(source, "error", f"{type(error).__name__}: {error}"[:500])
 

@@ -71,14 +71,38 @@ def real(assets: Path, out: Path) -> None:
         networks=networks(assets),
     )
     settings = dataclasses.replace(settings, samples=dataclasses.replace(settings.samples, min_crops=5))
-    print("| clip | frames | seen | faces | Var | robust | yaw | verdict |\n|---|---|---|---|---|---|---|---|")
-    for row in rows_of(assets / "videos", out, settings):
+    rows = rows_of(assets / "videos", out, settings)
+    print("| clip | frames | seen | faces | Var | robust | yaw | whole Var | robust | verdict |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        path = Folder(out).track(row["key"])
+        angles = np.load(path)["angles"] if path.is_file() else np.zeros((0, 3))
         yaw = f"{row['yaw_least']:.0f}..{row['yaw_greatest']:.0f}"
-        verdict = f"{row['verdict']} {row['reason']}".strip()
         print(
             f"| {row['source']} {row['start']:.1f} s | {row['frames']} | {row['frames_seen']} | {row['most_faces']} | "
-            f"{row['variation']:.0f} | {row['variation_robust']:.0f} | {yaw} | {verdict} |"
+            f"{row['variation']:.0f} | {row['variation_robust']:.0f} | {yaw} | {pose.variation(angles):.0f} | "
+            f"{pose.robust_variation(angles):.0f} | {row['verdict']} {row['reason']} |"
         )
+    curves(Folder(out), rows, ("opens2v/faceobj_14.mp4", "liveportrait/d12.mp4"))
+
+
+def curves(folder: Folder, rows: list[dict[str, Any]], wanted: tuple[str, ...]) -> None:
+    """Pitch, yaw and roll over time of a clip that turns and of one that does not: OUT/curves.svg."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(wanted), sharey=True)
+    for panel, name in zip(panels, wanted, strict=True):
+        row = next(row for row in rows if row["source"] == name and folder.track(row["key"]).is_file())
+        with np.load(folder.track(row["key"])) as track:
+            angles, seconds = track["angles"], track["number"] / row["source_fps"]
+        for axis, (label, colour) in enumerate((("pitch", "#2e7d32"), ("yaw", "#1f4e79"), ("roll", "#c0392b"))):
+            panel.plot(seconds, angles[:, axis], label=label, color=colour)
+        title = f"{name.split('/')[1]}: Var {pose.variation(angles):.0f}, robust {pose.robust_variation(angles):.0f}"
+        panel.set(xlabel="seconds", title=title, ylim=(-90, 90))
+    panels[0].set(ylabel="degrees")
+    panels[0].legend(loc="lower left", ncols=3)
+    figure.savefig(folder.root / "curves.svg", metadata={"Date": None})
 
 
 def rendered(assets: Path, out: Path, count: int = int(os.environ.get("CLIPS", "36")), frames: int = 12) -> None:
@@ -143,7 +167,7 @@ def speed(assets: Path, out: Path) -> None:
     from faithfulfaces.dataset.clip import Analyst
     from faithfulfaces.dataset.instruments import open_instruments
 
-    video = Video(fps=0, frames=16, max_upscale=4, max_seconds=60, shots="none")
+    video = Video(fps=0, min_fps=5, frames=16, max_upscale=4, max_seconds=60, shots="none")
     settings = Settings(video=video, subject=Subject(threshold=1000), networks=networks(assets))
     settings = dataclasses.replace(settings, networks=dataclasses.replace(settings.networks, embedder=""))
     analyst = Analyst(settings, open_instruments(settings, "cpu"), Folder(out))
@@ -152,7 +176,7 @@ def speed(assets: Path, out: Path) -> None:
     root = str(assets / "models" / "insightface")
     app = FaceAnalysis(name="small_y1", root=root, providers=["CPUExecutionProvider"])
     app.prepare(ctx_id=-1, det_size=(640, 640))
-    for _ in range(2):
+    for _ in range(int(os.environ.get("ROUNDS", "2"))):
         start, wall = time.process_time(), time.perf_counter()
         boxes = []
         capture = cv2.VideoCapture(str(source.path))
