@@ -33,6 +33,7 @@ _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "legend.fontsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
 }  # fmt: skip
+_UNMOVED = ("blind", "not moved", "not formed")
 YAW_BINS = [f"{low}-{high}" for low, high in pairwise(YAW_EDGES)]
 APART_BINS = [f"{low}-{high}" for low, high in pairwise(APART_EDGES)]
 
@@ -52,8 +53,9 @@ def draw_instruments(truth: Truth) -> Figure:
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
         panels = figure.subplots(2, 3)
         _lines(panels[0, 0], truth.facts, {"recall": "found", "misplaced": "found elsewhere"}, YAW_BINS)
-        panels[0, 0].set(title="Detection", ylabel="share of frames", ylim=(-0.03, 1.05))
-        _behind(panels[0, 0], truth.facts)
+        behind = next(fact for fact in truth.facts if fact.of == "false")
+        seen = f", from behind {behind.value:.0%} false (N {behind.count})" if behind.count else ""
+        panels[0, 0].set(title=f"Detection{seen}", ylabel="share of frames", ylim=(-0.03, 1.05))
         _lines(panels[0, 1], truth.facts, {"landmarks %": "five points"}, YAW_BINS)
         panels[0, 1].set(title="Landmark error", ylabel="% of the face's size")
         panels[0, 1].set_ylim(bottom=0)
@@ -75,15 +77,16 @@ def draw_defects(trial: Trial) -> Figure:
     """Every metric under every defect: the difference in numbers, its size against its own greatest as colour."""
     metrics = [m for m in dict.fromkeys(move.metric for move in trial.moves) if _formed(trial, m)]
     known = {(move.defect, move.metric): move for move in trial.moves}
-    shade = np.full((len(metrics), len(DEFECTS)), np.nan)
+    shade = np.zeros((len(metrics), len(DEFECTS)))
     for row, metric in enumerate(metrics):
         moves = [known[defect.name, metric] for defect in DEFECTS]
-        most = np.nanmax([abs(move.difference) for move in moves]) or 1.0
-        shade[row] = [move.difference / most for move in moves]
+        moved = [0.0 if move.verdict in _UNMOVED else move.difference for move in moves]
+        shade[row] = np.array(moved) / (max(map(abs, moved)) or 1.0)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11.2, 1.6 + 0.36 * len(metrics)), layout="constrained")
         axes = figure.subplots()
-        axes.imshow(np.nan_to_num(shade), cmap="PuOr", vmin=-1.4, vmax=1.4, aspect="auto")
+        # the map's ends are left out: black letters must be read on it
+        axes.imshow(shade, cmap="PuOr", vmin=-1.9, vmax=1.9, aspect="auto")
         for row, metric in enumerate(metrics):
             for column, defect in enumerate(DEFECTS):
                 _cell(axes, known[defect.name, metric], column, row)
@@ -114,7 +117,7 @@ def _label(known: dict[tuple[str, str], Move], metric: str) -> str:
     info = METRICS[metric]
     true = next(m.true for (_, name), m in known.items() if name == metric and not math.isnan(m.true))
     arrow = "" if info.higher_is_better is None else " ↑" if info.higher_is_better else " ↓"
-    return f"{info.title}{arrow}   {true:.{info.decimals}f}{info.unit}"
+    return f"{info.title}{arrow}   {true:.{info.decimals}f}{info.unit if info.unit in ('', '°') else ' ' + info.unit}"
 
 
 def _cell(axes: Axes, move: Move, column: int, row: int) -> None:
@@ -122,7 +125,7 @@ def _cell(axes: Axes, move: Move, column: int, row: int) -> None:
         axes.text(column, row, "–", ha="center", va="center", color="#777777", fontsize=8)
         return
     text = f"{move.difference:+.{METRICS[move.metric].decimals}f}"
-    still = move.verdict in ("blind", "not moved", "not formed")
+    still = move.verdict in _UNMOVED
     axes.text(
         column, row, f"({text})" if still else text, ha="center", va="center", fontsize=8,
         color="#666666" if still else "black", weight="bold" if move.verdict == "seen" else "normal",
@@ -157,15 +160,6 @@ def _lines(axes: Axes, facts: Sequence[Fact], names: dict[str, str], bins: Seque
     axes.set_xticks(range(len(bins)), ticks, fontsize=7)
     if len(names) > 1:
         axes.legend(frameon=False)
-
-
-def _behind(axes: Axes, facts: Sequence[Fact]) -> None:
-    false = next(fact for fact in facts if fact.of == "false")
-    if false.count:
-        axes.text(
-            0.03, 0.32, f"seen from behind: {false.value:.0%} false\n(N {false.count})", transform=axes.transAxes,
-            fontsize=8,
-        )  # fmt: skip
 
 
 def _rocs(axes: Axes, truth: Truth) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from faithfulfaces.mini.footage import Footage
-from faithfulfaces.mini.truthset import truth_set, write_truth
-from faithfulfaces.synthetic.people import split_of
+from faithfulfaces.mini.truthset import clip_block, truth_set, write_truth
+from faithfulfaces.synthetic.people import SPLITS, split_of
 from ffbench.truthset import FILE, TruthSet
 
 
@@ -47,6 +47,12 @@ def test_loose_people_are_those_who_turn_most_often_and_clips_the_first() -> Non
 def test_nobody_is_in_both_halves() -> None:
     with pytest.raises(ValueError, match="person 3 is in the loose frames"):
         truth_set([footage(0, 4, 0)], footage(3, 2, 1))
+
+
+@pytest.mark.parametrize(("people", "count", "block"), [(150, 24, 7), (48, 24, 2), (49, 24, 3), (1, 24, 1)])
+def test_the_block_of_clips_is_the_first_of_other_people(people: int, count: int, block: int) -> None:
+    first = SPLITS["test"].start
+    assert clip_block([footage(first, people, 0)], count) == block
 
 
 def test_written_as_ffbench_reads_it(tmp_path: Path) -> None:

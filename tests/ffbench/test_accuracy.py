@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from ffbench import accuracy
 from ffbench.accuracy import Fact
 from ffbench.extract.track import FaceTrack
+from ffbench.metrics.jackknife import jackknife
 from ffbench.truthset import Labelled
 
 BOX = np.array([10, 10, 50, 60], np.float32)
@@ -40,6 +42,10 @@ def track(truth: Labelled, row: int, *, lost: tuple[int, ...] = (), shift: float
         told(truth.points[row] + shift), told(np.ones(count)), found.astype(np.int64), ("full",) * count,
         told(truth.angles[row]), {"arc": told(eye)}, {}, np.arange(count), eye, (64, 64),
     )  # fmt: skip
+
+
+def chosen(truth: Labelled, people: np.ndarray) -> Labelled:
+    return Labelled(*(getattr(truth, field.name)[people] for field in dataclasses.fields(Labelled)))
 
 
 def one(facts: list[Fact], of: str, group: str) -> Fact:
@@ -135,6 +141,13 @@ def test_auc_leaves_a_person_out_of_both_sides_of_a_pair() -> None:
     assert told.value == pytest.approx(accuracy.verification.auc(found.cosine[found.same], found.cosine[~found.same]))
     assert told.low < told.value < told.high
     assert told.people == 8
+
+    def without(kept: np.ndarray) -> float:
+        some = accuracy.pairs([t for t, k in zip(tracks, kept, strict=True) if k], chosen(truth, kept), "arc")
+        return accuracy.verification.auc(some.cosine[some.same], some.cosine[~some.same])
+
+    known = jackknife(without, truth.seeds.tolist())
+    assert (told.low, told.high) == (pytest.approx(known.low), pytest.approx(min(known.high, 1)))
 
 
 def test_retrieval_ranks_the_own_caption_among_those_of_others() -> None:

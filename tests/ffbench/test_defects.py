@@ -44,7 +44,7 @@ def changed(before: Shot, after: np.ndarray) -> list[int]:
 MINE, THEIRS = shot(0, [0, 2, 3, 4, 5, 6, 7, 8]), shot(1, [1, 2, 3, 4, 5, 6, 7, 8, 9])
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.1, 1), (0.3, 2), (0.5, 4), (1.0, 8), (0.01, 1)])
+@pytest.mark.parametrize(("share", "count"), [(0.1, 1), (0.3, 2), (0.45, 4), (0.5, 4), (1.0, 8), (0.01, 1)])
 def test_swap_replaces_a_share_of_the_frames_with_a_face(share: float, count: int) -> None:
     out = swapped(MINE, THEIRS, share, np.random.default_rng(0))
     touched = changed(MINE, out)
