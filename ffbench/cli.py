@@ -154,6 +154,7 @@ def report(
     gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
     cases: Annotated[int, typer.Option(min=1, help="Cases shown on the page.")] = 40,
     with_published: PublishedOption = False,
+    results: Annotated[Path | None, typer.Option(help="Write a results file of each run there.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables and the page."""
@@ -169,6 +170,7 @@ def report(
         all_metrics=all_metrics,
         cases=cases,
         published=with_published,
+        results=results,
     )
     made = make_report(runs or [out], options)
     if as_json:
@@ -176,6 +178,8 @@ def report(
     else:
         print(made.text)
     say(f"page: {made.folder / 'index.html'}" if gallery else f"tables: {made.folder}")
+    if results:
+        say(f"results: {results}; next: ffbench validate {results}")
 
 
 @app.command()

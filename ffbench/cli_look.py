@@ -25,6 +25,10 @@ from ffbench.cli_options import (
 )
 from ffbench.errors import UserError
 
+if TYPE_CHECKING:
+    from ffbench.results import Problem
+    from ffbench.validate import Finding
+
 
 def list_things(
     what: Annotated[str, typer.Argument(help="methods, suites, protocols, metrics or runs")] = "methods",
@@ -67,6 +71,9 @@ def compare(
 
 
 def validate(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results files or folders of them; checked instead of a suite.")
+    ] = None,
     suite: SuiteOption = "mini",
     videos: VideosOption = None,
     references: ReferencesOption = None,
@@ -77,14 +84,24 @@ def validate(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Check references, prompts and videos before any GPU hour."""
+    """Check references, prompts and videos before any GPU hour; or results files before they are handed in."""
+    from ffbench.results import check as check_results
+    from ffbench.results import find_results
     from ffbench.store import find_runs
     from ffbench.suites import load_suite
     from ffbench.validate import validate as check
 
+    if results:
+        paths = find_results(results)
+        raise typer.Exit(_found(check_results(paths), f"{len(paths)} results files", as_json))
     chosen = suite_given(videos, references, prompts) if videos else load_suite(suite)
     runs = [found for path in run or [] for found in find_runs(path)]
     findings = check(chosen, protocol=protocol_of(protocol, networks, chosen.name), runs=runs, device=device)
+    raise typer.Exit(_found(findings, f"{chosen.name}@{chosen.version}: {len(chosen.cases)} cases", as_json))
+
+
+def _found(findings: Sequence[Finding | Problem], what: str, as_json: bool) -> int:
+    """Print findings; 1 where one of them is an error."""
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False))
     for finding in [] if as_json else findings:

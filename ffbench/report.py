@@ -16,6 +16,7 @@ from ffbench import published, render
 from ffbench.errors import UserError
 from ffbench.published import PublishedTable
 from ffbench.records import Score
+from ffbench.results import write_results
 from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
 from ffbench.store import Run, find_runs, write_atomic
 from ffbench.tables import BINNED, Sheet, sheet
@@ -38,6 +39,8 @@ class ReportOptions:
     """Cases shown on the page."""
     published: bool = False
     """The paper's numbers beside the measured ones, in columns of their own."""
+    results: Path | None = None
+    """Where a results file of each run goes, to be handed in; none if None."""
     folder: Path | None = None
     """Where the tables go; `report/` beside the runs if None."""
 
@@ -76,6 +79,12 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
             left_out.append(f"{run.root.name} is not in the table: {error.fix}")
     ordered = sorted(distinct_labels(rows), key=lambda row: (row.control, row.label))
     rows, shared = alike(ordered, options.common_cases)
+    if options.results:
+        if shared:
+            raise UserError(
+                "a results file holds a whole run, not shared cases", "leave --common-cases or --results out"
+            )
+        write_results(rows, options.results)
     waiting = [f"{row.label}: {row.num_pending} videos wait for ffbench score" for row in rows if row.num_pending]
     made = sheet(rows, [*([shared] if shared else []), *waiting, *left_out], options.small_sets)
     folder = options.folder or _suite_folder(runs) / "report"
