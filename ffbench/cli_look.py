@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -107,10 +108,8 @@ def _found(findings: Sequence[Finding | Problem], what: str, as_json: bool) -> i
     for finding in [] if as_json else findings:
         print(f"{finding.severity}: {finding.where}: {finding.what}\n       {finding.fix}")
     errors = sum(finding.severity == "error" for finding in findings)
-    say(
-        f"{chosen.name}@{chosen.version}: {len(chosen.cases)} cases, {errors} errors, {len(findings) - errors} warnings"
-    )
-    raise typer.Exit(1 if errors else 0)
+    say(f"{what}, {errors} errors, {len(findings) - errors} warnings")
+    return 1 if errors else 0
 
 
 def doctor(
