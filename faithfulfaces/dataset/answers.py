@@ -22,7 +22,7 @@ from ffbench.errors import UserError
 
 QUESTIONS: Mapping[str, tuple[str, str]] = {"pose": ("qualified", "unqualified"), "sample": ("accept", "reject")}
 """The two answers to each question; an empty one takes an answer back."""
-REVIEWER = re.compile(r"[^\W_](?:[\w .@-]{0,38}[\w])?")
+REVIEWER = re.compile(r"[^\W_](?:[\w .@-]{0,38}[\w.])?")
 """Names of reviewers."""
 
 

@@ -312,7 +312,7 @@ $("video").addEventListener("error", () => {
 $("name-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const name = $("reviewer").value.trim();
-  const fits = /^[\p{L}\p{N}](?:[\p{L}\p{N}_ .@-]{0,38}[\p{L}\p{N}_])?$/u.test(name);
+  const fits = /^[\p{L}\p{N}](?:[\p{L}\p{N}_ .@-]{0,38}[\p{L}\p{N}_.])?$/u.test(name);
   $("name-note").hidden = fits;
   if (fits) { $("ask-name").close(); begin(name); }
 });

@@ -109,10 +109,13 @@ def test_lines_that_are_no_answers_are_named(tmp_path: Path, line: str) -> None:
             log.answers()
 
 
-@pytest.mark.parametrize(("name", "fits"), [
-    ("ann", True), ("Ann B.-C", True), ("Žofie", True), ("a", True), ("", False), (" ann", False), ("ann ", False),
-    ("a\nb", False), ("<b>", False), ("x" * 41, False), ("ann@lab", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        *((name, True) for name in ("ann", "Ann B.-C", "Bob B.", "Žofie", "a", "ann@lab", "x" * 40)),
+        *((name, False) for name in ("", " ann", "ann ", "ann -", "a\nb", "<b>", "x" * 41)),
+    ],
+)
 def test_names_of_reviewers(name: str, fits: bool) -> None:
     assert bool(REVIEWER.fullmatch(name)) == fits
 

@@ -26,12 +26,15 @@ from faithfulfaces.dataset.caption import (
     captions,
     messages,
     problems,
+    rules,
 )
 from ffbench import chat as client
 from ffbench.chat import Chat
 from ffbench.errors import UserError
+from ffbench.records import digest
 from ffbench.suites.cases import embedded_prompts
 from ffbench.video import write_mp4
+from tests.faithfulfaces.dataset.made_build import make_build
 from tests.ffbench.test_prompting import ChatServer, chat_json, chatting
 
 GOOD = (
@@ -256,3 +259,43 @@ def test_a_caption_survives_its_journal(tmp_path: Path) -> None:
     kept = Caption(key="k", prompt="Ein Wort — 語.", provenance={"x": 1})
     journal.append(tmp_path / "j.jsonl", kept.__dict__)
     assert captions(tmp_path / "j.jsonl") == {"k": kept}
+
+
+def test_words_change_only_with_their_version() -> None:
+    # a changed text needs a new version: both of the pair change together, or neither
+    assert (rules()["version"], digest(rules())) == (1, "2833569e0237df39")
+
+
+def test_the_command_captions_what_qualified(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from faithfulfaces.cli import main
+
+    records = make_build(tmp_path / "set", tmp_path / "videos")
+    server.reply = lambda number, _: (200, chat_json(GOOD if number == 1 else "No."), {})
+
+    def run(*more: str) -> str:
+        arguments = [
+            "faithfulfaces",
+            "data",
+            "caption",
+            str(tmp_path / "set"),
+            "--model",
+            "vl",
+            "--endpoint",
+            server.url,
+        ]
+        monkeypatch.setattr("sys.argv", [*arguments, "--workers", "1", *more])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert not left.value.code
+        return capsys.readouterr().err
+
+    assert "1 of 2 clips have a caption" in run()
+    assert len(server.asked) == 1 + ATTEMPTS
+    assert "1 of 2" in run()
+    assert len(server.asked) == 1 + ATTEMPTS
+    server.reply = lambda *_: (200, chat_json(GOOD), {})
+    assert "2 of 2" in run("--retry")
+    found = captions(tmp_path / "set" / "captions.jsonl")
+    assert sorted(found) == sorted(r.key for r in records if r.verdict == "qualified")

@@ -209,6 +209,22 @@ def test_answers_given_while_the_server_is_away_arrive_later(browser: Any, url: 
     assert [a.value for a in answers.read(Folder(folder / "set").reviews)] == ["qualified", "unqualified"]
 
 
+def test_a_clip_that_nobody_has_seen_yet_gets_no_answer(browser: Any, url: str, folder: Path) -> None:
+    ann = Person(browser, url, "ann")
+    held: list[Any] = []
+    ann.page.route("**/clip?*", lambda route: held.append(route))
+    ann.press("j", "1", "2")
+    ann.page.wait_for_function("() => document.getElementById('progress').textContent === 'clip 2 of 6, 0 answered'")
+    ann.page.unroute("**/clip?*")
+    for route in held:
+        route.continue_()
+    ann.at(2)
+    ann.press("2")
+    ann.at(3)
+    ann.saved()
+    assert [a.value for a in answers.read(Folder(folder / "set").reviews)] == ["unqualified"]
+
+
 def test_text_of_others_is_never_code(browser: Any, url: str, folder: Path) -> None:
     first = Clips(folder / "set", "all", folder / "videos").records[0].key
     bad = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
