@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from faithfulfaces.cli_review import caption, labels, review
+
 if TYPE_CHECKING:
     from faithfulfaces.dataset.settings import Settings
 
 data_app = typer.Typer(
     help="Training data from raw videos: filter by pose, caption, review, shards.", no_args_is_help=True
 )
-Out = Annotated[Path, typer.Option(help="Folder of the build.")]
+Root = Annotated[Path, typer.Argument(help="Folder of the build (--out of `data build`).", show_default=False)]
 
 
 @data_app.callback()
@@ -26,7 +27,7 @@ def callback() -> None:
 @data_app.command()
 def build(
     videos: Annotated[Path, typer.Option(help="Folder of videos, or a text file of a path a line.")],
-    out: Out,
+    out: Annotated[Path, typer.Option(help="Folder of the build; the same command goes on after a kill.")],
     settings: Annotated[Path | None, typer.Option(help="TOML or JSON of settings (docs/dataset.md).")] = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="Where networks run: cpu, cuda or cuda:N.")] = "cpu",
@@ -45,19 +46,19 @@ def build(
 
 
 @data_app.command()
-def combine(out: Out) -> None:
+def combine(root: Root) -> None:
     """Write manifest, shards and card again, with the prompts and reviews that are there now."""
     from faithfulfaces.dataset.build import read_settings
     from faithfulfaces.dataset.folder import Folder
     from faithfulfaces.dataset.settings import from_table
 
-    table = {name: values for name, values in read_settings(Folder(out)).items() if name != "version"}
-    _combine(out, from_table(table, str(Folder(out).settings)))
+    table = {name: values for name, values in read_settings(Folder(root)).items() if name != "version"}
+    _combine(root, from_table(table, str(Folder(root).settings)))
 
 
 @data_app.command()
 def calibrate(
-    out: Out,
+    root: Root,
     labels: Annotated[Path, typer.Option(help="CSV with the columns clip and qualified (1 or 0).")],
     picture: Annotated[Path | None, typer.Option(help="Where to draw ROC, precision and recall: SVG or PNG.")] = None,
     robust: Annotated[bool, typer.Option("--robust", help="The variation between percentiles, not Eq. 8.")] = False,
@@ -69,27 +70,27 @@ def calibrate(
     from faithfulfaces.dataset.manifest import read
 
     column = "variation_robust" if robust else "variation"
-    made = report(read_labels(labels), read(Folder(out).manifest), column)
+    made = report(read_labels(labels), read(Folder(root).manifest), column)
     if picture is not None:
         draw(picture, made.values, made.truth, made.result)
     typer.echo(json.dumps(made.to_json(), indent=1))
 
 
 @data_app.command()
-def stats(out: Out) -> None:
+def stats(root: Root) -> None:
     """Print the statistics card: clips, reasons, variations, pose histograms before and after; JSON."""
     from faithfulfaces.dataset.folder import Folder
     from ffbench.errors import UserError
 
-    path = Folder(out).card
+    path = Folder(root).card
     if not path.is_file():
-        raise UserError(f"{out} holds no card", "run `faithfulfaces data build` or `data combine` first")
+        raise UserError(f"{root} holds no card", "run `faithfulfaces data build` or `data combine` first")
     typer.echo(path.read_text("utf-8"), nl=False)
 
 
 @data_app.command()
 def verify(
-    out: Out,
+    root: Root,
     videos: Annotated[Path | None, typer.Option(help="The sources: are they what they were?")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode the videos in the shards.")] = False,
 ) -> None:
@@ -98,7 +99,7 @@ def verify(
     from faithfulfaces.dataset.folder import Folder
     from faithfulfaces.dataset.verify import changed_sources, problems
 
-    folder = Folder(out)
+    folder = Folder(root)
     faults = list(problems(folder, read_settings(folder), videos=not quick))
     if videos is not None:
         faults += changed_sources(folder, videos)
@@ -111,7 +112,7 @@ def verify(
 
 @data_app.command()
 def sample(
-    out: Out,
+    root: Root,
     count: Annotated[int, typer.Option(help="Clips; the paper drew 2000.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
 ) -> None:
@@ -120,16 +121,16 @@ def sample(
     from faithfulfaces.dataset.folder import Folder
     from faithfulfaces.dataset.manifest import read
 
-    typer.echo(draw_clips(read(Folder(out).manifest), count, seed), nl=False)
+    typer.echo(draw_clips(read(Folder(root).manifest), count, seed), nl=False)
 
 
-def _combine(out: Path, settings: Settings) -> None:
+def _combine(root: Path, settings: Settings) -> None:
     from faithfulfaces.dataset.card import write_card
     from faithfulfaces.dataset.combine import combine as put
     from faithfulfaces.dataset.folder import Folder
 
-    made = put(Folder(out), settings)
-    write_card(Folder(out), made.rows)
+    made = put(Folder(root), settings)
+    write_card(Folder(root), made.rows)
     qualified = sum(row.record.verdict == "qualified" for row in made.rows)
     typer.echo(f"{qualified} of {len(made.rows)} clips qualified; {made.written} shards written", err=True)
 

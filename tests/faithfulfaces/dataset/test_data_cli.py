@@ -34,11 +34,11 @@ def test_from_videos_to_a_calibrated_threshold(tmp_path: Path) -> None:
     assert code == 0
     assert "looked at 6 videos (0 failed); 0 were done already" in said
     assert "3 of 6 clips qualified; 2 shards written" in said
-    assert json.loads(call("stats", "--out", out)[1])["refused"] == {"still": 3}
-    assert call("verify", "--out", out, "--videos", videos)[:2] == (0, "")
+    assert json.loads(call("stats", out)[1])["refused"] == {"still": 3}
+    assert call("verify", out, "--videos", videos)[:2] == (0, "")
 
     # people call the last two qualified: 16 of 24 frames show 65 and 78 and 98 degrees
-    rows = list(csv.DictReader(io.StringIO(call("sample", "--out", out, "--count", 6)[1])))
+    rows = list(csv.DictReader(io.StringIO(call("sample", out, "--count", 6)[1])))
     labels = tmp_path / "labels.csv"
     with labels.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -46,7 +46,7 @@ def test_from_videos_to_a_calibrated_threshold(tmp_path: Path) -> None:
         writer.writerows(row | {"qualified": int(row["source"] in ("4.mp4", "5.mp4"))} for row in rows)
     for words in ((), ("--robust",)):
         picture = tmp_path / "roc.svg"
-        made = json.loads(call("calibrate", "--out", out, "--labels", labels, "--picture", picture, *words)[1])
+        made = json.loads(call("calibrate", out, "--labels", labels, "--picture", picture, *words)[1])
         assert (made["clips"], made["qualified"], made["auc"]) == (6, 2, 1.0)
         assert made["precision"] == made["recall"] == 1.0
         assert picture.stat().st_size > 5000
@@ -54,17 +54,17 @@ def test_from_videos_to_a_calibrated_threshold(tmp_path: Path) -> None:
             assert made["threshold"] == pytest.approx((100 + 120) / 2 * 15 / 23, abs=2)
 
     (out / "shards" / "train" / "000000.tar").unlink()
-    code, found, _ = call("verify", "--out", out, "--quick")
+    code, found, _ = call("verify", out, "--quick")
     assert code == 1
     assert found.count("is in no shard") == 2
-    assert "1 shards" not in call("combine", "--out", out)[2]
-    assert call("verify", "--out", out)[0] == 0
+    assert "1 shards" not in call("combine", out)[2]
+    assert call("verify", out)[0] == 0
 
 
 @pytest.mark.parametrize("words", [("stats",), ("verify",), ("sample",), ("combine",)])
 def test_an_empty_folder_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
-        call(*words, "--out", tmp_path)
+        call(*words, tmp_path)
 
 
 def test_missing_weights_are_told_once_and_nothing_is_recorded(tmp_path: Path) -> None:
