@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from faithfulfaces.synthetic.captions import SCENES
 from faithfulfaces.synthetic.labels import Labels
-from faithfulfaces.synthetic.motion import Plan, make_plan
+from faithfulfaces.synthetic.motion import Pace, Plan, make_plan
 from faithfulfaces.synthetic.people import SPLITS, Person, person
 from faithfulfaces.synthetic.render import render
 from faithfulfaces.synthetic.scene import Frame, Setting
@@ -90,15 +90,15 @@ class Footage:
 def mini_plan(who: Person, scene: str, seed: int, place: str | None = None) -> Plan:
     """The plan of a mini video: person, place, dress and light vary, the motion is the scene's."""
     span = TURN if scene == "turning" else SPAN
-    return make_plan(who, scene, seed, FRAMES, place, span, MOTIONS[scene])
+    return make_plan(who, scene, seed, FRAMES, place, Pace(*span, MOTIONS[scene]))
 
 
 def _free_plan(who: Person, scene: str, seed: int) -> Plan:
     """As `mini_plan`, but with a motion of its own: measuring networks must know every pose."""
     if scene == "turning":
-        return make_plan(who, scene, seed, FRAMES, None, TURN)
+        return make_plan(who, scene, seed, FRAMES, None, Pace(*TURN))
     start = float(np.random.default_rng([17, who.seed, seed]).uniform(0, 1 - (SPAN[1] - SPAN[0])))
-    return make_plan(who, scene, seed, FRAMES, None, (start, start + SPAN[1] - SPAN[0]))
+    return make_plan(who, scene, seed, FRAMES, None, Pace(start, start + SPAN[1] - SPAN[0]))
 
 
 def clips(split: str, block: int, device: str = "cpu", count: int = BLOCK) -> Footage:

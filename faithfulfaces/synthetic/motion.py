@@ -33,6 +33,17 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Which part of which motion the frames show; a few frames of all of it would jump."""
+
+    start: float = 0.0
+    end: float = 1.0
+    """Share of the whole motion, 0..1."""
+    motion: int | None = None
+    """Seed of the trajectory, the same for everybody; None draws one for person and seed."""
+
+
+@dataclass(frozen=True)
 class Clip:
     """A drawn clip with its truth."""
 
@@ -60,13 +71,9 @@ def make_plan(
     seed: int,
     frames: int,
     place: str | None = None,
-    span: tuple[float, float] = (0.0, 1.0),
-    motion: int | None = None,
+    pace: Pace | None = None,
 ) -> Plan:
-    """Trajectory, setting and caption of a clip, from person, scene and seed alone.
-
-    `span` is the part of the whole motion that the frames show: a few frames of all of it would jump. `motion` takes
-    the trajectory from a seed of its own, the same for everybody.
+    """Trajectory, setting and caption of a clip, from person, scene and seed alone; place and pace if not left open.
 
     Raises:
         ValueError: an unknown scene, or no frames.
@@ -74,13 +81,13 @@ def make_plan(
     if scene not in SCENES or frames < 1:
         raise ValueError(f"{frames} frames of scene {scene!r}; scenes are {', '.join(SCENES)}")
     rng = np.random.default_rng([11, person.seed, list(SCENES).index(scene), seed])
-    t = np.linspace(*span, frames)
+    pace = pace or Pace()
+    t = np.linspace(pace.start, pace.end, frames)
     place = place or str(rng.choice(SCENES[scene] if rng.uniform() < 0.75 else sum(SCENES.values(), ())))
     cloth, trim = (str(c) for c in rng.choice(list(CLOTHES), 2, replace=False))
     glove = str(rng.choice(list(GLOVES)))
-    tracks = _MOTIONS[scene](
-        t, rng if motion is None else np.random.default_rng([53, list(SCENES).index(scene), motion])
-    )
+    own = rng if pace.motion is None else np.random.default_rng([53, list(SCENES).index(scene), pace.motion])
+    tracks = _MOTIONS[scene](t, own)
     covered = "cover" in tracks
     skin: Colour = person.colours["skin"]
     blobs = _gloves(tracks, linear(GLOVES[glove])) if scene == "boxing" else _hands(tracks, skin, frames)

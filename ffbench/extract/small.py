@@ -183,7 +183,7 @@ FeatureTrainer = _FeatureNet
 
 
 class SmallPose:
-    """Pitch, yaw and roll of the box enlarged by 1.5, regressed as a rotation's first two columns (Zhou et al. 2019)."""
+    """Pitch, yaw and roll of the box enlarged by 1.5, as a rotation's first two columns (Zhou et al. 2019)."""
 
     def __init__(self, device: str = "cpu") -> None:
         self._device, (state, self.id) = device, _weights("pose")
