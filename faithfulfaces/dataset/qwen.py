@@ -32,11 +32,12 @@ class Qwen:
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loading: Any = AutoProcessor
         own: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._processor = AutoProcessor.from_pretrained(folder, **own)
+            self._processor = loading.from_pretrained(folder, **own)
             dtype = torch.bfloat16 if self._device != "cpu" else torch.float32
-            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 folder, torch_dtype=dtype, use_safetensors=True, **own
             )
         except (OSError, ValueError) as error:

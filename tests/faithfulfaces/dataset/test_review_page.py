@@ -215,9 +215,9 @@ def test_a_clip_that_nobody_has_seen_yet_gets_no_answer(browser: Any, url: str, 
     ann.page.route("**/clip?*", lambda route: held.append(route))
     ann.press("j", "1", "2")
     ann.page.wait_for_function("() => document.getElementById('progress').textContent === 'clip 2 of 6, 0 answered'")
-    ann.page.unroute("**/clip?*")
     for route in held:
         route.continue_()
+    ann.page.unroute("**/clip?*")
     ann.at(2)
     ann.press("2")
     ann.at(3)
