@@ -154,6 +154,7 @@ def report(
     gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
     cases: Annotated[int, typer.Option(min=1, help="Cases shown on the page.")] = 40,
     with_published: PublishedOption = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw FaceSim against yaw, PNG and PDF.")] = False,
     results: Annotated[Path | None, typer.Option(help="Write a results file of each run there.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -170,6 +171,7 @@ def report(
         all_metrics=all_metrics,
         cases=cases,
         published=with_published,
+        figures=figures,
         results=results,
     )
     made = make_report(runs or [out], options)

@@ -78,8 +78,8 @@ class PublishedTable:
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
-        """(column, group) of its numbers, in the order of the paper."""
-        return tuple(self.rows[0].values)
+        """(column, group) of its numbers: column by column, and in each the groups."""
+        return tuple(sorted(self.rows[0].values, key=lambda key: list(TITLES).index(key[0])))
 
     def row(self, method: str) -> PublishedRow | None:
         """The row of a method of ffbench, if there is one."""

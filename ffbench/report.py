@@ -39,6 +39,8 @@ class ReportOptions:
     """Cases shown on the page."""
     published: bool = False
     """The paper's numbers beside the measured ones, in columns of their own."""
+    figures: bool = False
+    """FaceSim against yaw as PNG and PDF."""
     results: Path | None = None
     """Where a results file of each run goes, to be handed in; none if None."""
     folder: Path | None = None
@@ -93,6 +95,10 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
     files["frames.csv"] = frames_csv(rows)
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
+    if options.figures:
+        from ffbench.yaw_figure import write_figures
+
+        write_figures(made, folder)
     if options.gallery:
         from ffbench.gallery import Gallery, write_page
 
