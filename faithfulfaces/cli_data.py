@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,14 @@ data_app = typer.Typer(
     help="Training data from raw videos: filter by pose, caption, review, shards.", no_args_is_help=True
 )
 Root = Annotated[Path, typer.Argument(help="Folder of the build (--out of `data build`).", show_default=False)]
+
+
+class Measure(StrEnum):
+    """Columns of the manifest that `calibrate` can judge by."""
+
+    range = "range"
+    robust = "robust"
+    steady = "steady"
 
 
 @data_app.callback()
@@ -61,7 +70,9 @@ def calibrate(
     root: Root,
     labels: Annotated[Path, typer.Option(help="CSV with the columns clip and qualified (1 or 0).")],
     picture: Annotated[Path | None, typer.Option(help="Where to draw ROC, precision and recall: SVG or PNG.")] = None,
-    robust: Annotated[bool, typer.Option("--robust", help="The variation between percentiles, not Eq. 8.")] = False,
+    measure: Annotated[Measure, typer.Option(help="Which variation: Eq. 8, or one that bad frames decide less.")] = (
+        Measure.range
+    ),
 ) -> None:
     """Find the threshold of the pose variation from manual labels; prints JSON."""
     from faithfulfaces.dataset.calibrate import picture as draw
@@ -69,7 +80,7 @@ def calibrate(
     from faithfulfaces.dataset.folder import Folder
     from faithfulfaces.dataset.manifest import read
 
-    column = "variation_robust" if robust else "variation"
+    column = "variation" if measure is Measure.range else f"variation_{measure.value}"
     made = report(read_labels(labels), read(Folder(root).manifest), column)
     if picture is not None:
         draw(picture, made.values, made.truth, made.result)

@@ -179,6 +179,7 @@ class Analyst:
             first=first,
             variation=round(pose.variation(angles_T3[rows]), 3),
             variation_robust=round(pose.robust_variation(angles_T3[rows], subject.percentile), 3),
+            variation_steady=round(pose.steady_variation(angles_T3[rows]), 3),
             pitch=_rounded(pitch),
             yaw=_rounded(yaw),
             roll=_rounded(roll),

@@ -27,8 +27,15 @@ def robust_variation(angles_T3: Floats, percentile: float = 5.0) -> float:
     return float((high - low).sum())
 
 
+def steady_variation(angles_T3: Floats) -> float:
+    """Eq. 8 over the rows that `steady` keeps; NaN without one."""
+    return variation(angles_T3[steady(angles_T3)])
+
+
 def measured(angles_T3: Floats, subject: Subject) -> float:
     """The variation that the threshold is for."""
+    if subject.variation == "steady":
+        return steady_variation(angles_T3)
     if subject.variation == "range":
         return variation(angles_T3)
     return robust_variation(angles_T3, subject.percentile)

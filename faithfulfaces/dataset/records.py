@@ -50,6 +50,7 @@ class ClipRecord:
     variation: float = NAN
     """Eq. 8, degrees."""
     variation_robust: float = NAN
+    variation_steady: float = NAN
     pitch: tuple[float, float] = (NAN, NAN)
     """Least and greatest, degrees."""
     yaw: tuple[float, float] = (NAN, NAN)

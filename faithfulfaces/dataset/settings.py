@@ -64,8 +64,8 @@ class Subject:
     """Least median side of the face, px of the standard frame."""
     threshold: float = 120.0
     """Least pose variation in degrees (Section 3.4)."""
-    variation: Literal["range", "robust"] = "range"
-    """`range` is Eq. 8; `robust` the range between percentiles, which one bad frame does not decide."""
+    variation: Literal["range", "robust", "steady"] = "range"
+    """`range` is Eq. 8, `robust` the range between percentiles, `steady` Eq. 8 without frames that jump."""
     percentile: float = 5.0
     """Of the robust variation: from p to 100 - p."""
 

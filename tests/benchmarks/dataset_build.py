@@ -1,6 +1,6 @@
 """What docs/dataset.md says of the dataset pipeline, measured anew: real videos, rendered clips, speed, damage.
 
-python tests/benchmarks/dataset_build.py real ASSETS OUT      the table of real videos
+python tests/benchmarks/dataset_build.py real ASSETS OUT [VIDEOS]   the table of real videos
 python tests/benchmarks/dataset_build.py rendered ASSETS OUT FOOTAGE   Var against exact angles
 python tests/benchmarks/dataset_build.py speed ASSETS OUT     against a loop over frames with FaceAnalysis
 python tests/benchmarks/dataset_build.py thousand OUT         1000 small clips, 5% damaged, ten kills
@@ -62,7 +62,7 @@ def rows_of(videos: Path, out: Path, settings: Settings) -> list[dict[str, Any]]
     return manifest.read(Folder(out).manifest)
 
 
-def real(assets: Path, out: Path) -> None:
+def real(assets: Path, out: Path, videos: Path | None = None) -> None:
     """At the sources' own rate, 16 frames a sample, so that the short generated videos count too."""
     settings = Settings(
         video=Video(fps=0, frames=16, min_fps=5, max_upscale=4, max_seconds=30),
@@ -70,7 +70,7 @@ def real(assets: Path, out: Path) -> None:
         networks=networks(assets),
     )
     settings = dataclasses.replace(settings, samples=dataclasses.replace(settings.samples, min_crops=5))
-    rows = rows_of(assets / "videos", out, settings)
+    rows = rows_of(videos or assets / "videos", out, settings)
     print("| clip | frames | seen | faces | Var | robust | yaw | whole Var | robust | verdict |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
@@ -82,7 +82,7 @@ def real(assets: Path, out: Path) -> None:
             f"{row['variation']:.0f} | {row['variation_robust']:.0f} | {yaw} | {pose.variation(angles):.0f} | "
             f"{pose.robust_variation(angles):.0f} | {row['verdict']} {row['reason']} |"
         )
-    curves(Folder(out), rows, ("opens2v/faceobj_14.mp4", "liveportrait/d12.mp4"))
+    curves(Folder(out), rows, ("intel_demo/demo.mp4", "liveportrait/d12.mp4"))
 
 
 def curves(folder: Folder, rows: list[dict[str, Any]], wanted: tuple[str, ...]) -> None:
@@ -123,6 +123,7 @@ def rendered(assets: Path, out: Path, footage: Path) -> None:
         truth[name] = {
             "variation": pose.variation(exact),
             "variation_robust": pose.robust_variation(exact),
+            "variation_steady": pose.variation(exact),
             "shown": int(shown.sum()),
         }
     settings = Settings(
@@ -137,7 +138,7 @@ def judge(rows: dict[str, dict[str, Any]], truth: dict[str, dict[str, Any]]) -> 
     kept = [n for n in sorted(truth) if n in rows and np.isfinite(rows[n]["variation"]) and truth[n]["shown"] > 1]
     print(f"{len(truth)} clips, {len(kept)} in which a face was found and is truly shown")
     rng = np.random.default_rng(0)
-    for column in ("variation", "variation_robust"):
+    for column in ("variation", "variation_robust", "variation_steady"):
         exact = np.array([truth[n][column] for n in kept])
         found = np.array([rows[n][column] for n in kept])
         error = found - exact

@@ -44,7 +44,7 @@ def test_from_videos_to_a_calibrated_threshold(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(row | {"qualified": int(row["source"] in ("4.mp4", "5.mp4"))} for row in rows)
-    for words in ((), ("--robust",)):
+    for words in ((), ("--measure", "robust"), ("--measure", "steady")):
         picture = tmp_path / "roc.svg"
         made = json.loads(call("calibrate", out, "--labels", labels, "--picture", picture, *words)[1])
         assert (made["clips"], made["qualified"], made["auc"]) == (6, 2, 1.0)

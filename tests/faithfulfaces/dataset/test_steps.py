@@ -50,6 +50,9 @@ def test_a_bad_frame_is_not_steady_and_a_turn_is() -> None:
     alone = np.full((9, 3), np.nan)
     alone[4] = 0
     assert not pose.steady(alone).any()
+    assert pose.variation(bad) == pytest.approx(205)
+    assert pose.steady_variation(bad) == pytest.approx(160)
+    assert np.isnan(pose.steady_variation(alone))
 
 
 def test_spanning_rows_reach_the_extremes_and_begin_frontal() -> None:
@@ -67,7 +70,7 @@ def test_spanning_rows_reach_the_extremes_and_begin_frontal() -> None:
     assert pose.spanning(ANGLES[:0], 10) == []
 
 
-@pytest.mark.parametrize("kind", ["range", "robust"])
+@pytest.mark.parametrize("kind", ["range", "robust", "steady"])
 def test_the_best_run_is_the_best_of_all(kind: str) -> None:
     subject = Subject(variation=kind, stride=1)
     angles = np.cumsum(np.random.default_rng(2).normal(0, 4, (60, 3)), axis=0)
@@ -76,6 +79,7 @@ def test_the_best_run_is_the_best_of_all(kind: str) -> None:
     values = [pose.measured(angles[s : s + 16], subject) for s in range(45)]
     assert at == int(np.argmax(values))
     assert pose.best_run(number, np.full((60, 3), np.nan), 60, 16, subject) == 0
+    assert pose.best_run(number, np.ones((60, 3)), 60, 16, subject) == 0
 
 
 @settings(max_examples=60, deadline=None)
