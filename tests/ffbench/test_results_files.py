@@ -116,6 +116,7 @@ def cell(metric: str, /, **values: Any) -> Callable[[dict[str, Any]], None]:
         (cell("facesim_arc", low=0.99), ".low", "does not hold"),
         (cell("facesim_arc", coverage=1.5), ".coverage", "1.5 is no share"),
         (cell("facesim_arc", num_videos=3), ".num_videos", "4 videos in sum, the file has 3"),
+        (cell("facesim_arc", num_failed=0), ".num_videos", "2 videos in sum, the file has 3"),
         (cell("facesim_arc", num_identities=9), ".num_videos", "do not go together"),
         (cell("facesim_arc", protocol="basic@1"), ".protocol", "'basic@1', but the file's is 'standard@1'"),
         (cell("facesim_arc", metric="charm"), ".metric", "there is no such metric"),
