@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,19 @@ def test_the_option_of_the_command_line(out: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(out), "--no-gallery", "--with-published"])
     assert done.exit_code == 0
     assert "published FaceSim-Cur" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+@pytest.mark.parametrize("number", range(1, 7))
+def test_every_table_compiles(number: int, tmp_path: Path) -> None:
+    one = render.Entry
+    heads = (render.Heading("✓ / ×"), render.Heading("FaceSim-Cur", True))
+    shown = render.Table(heads, ((one("a_b & 5° ✓"), one("0.5 (↓ 2.00%)", 1)),), (), (), ("100 %",), ("suite x",))
+    body = render.latex(beside(shown, published_table(number), [None]), f"Table {number}")
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage[utf8]{inputenc}\usepackage{booktabs}"
+    (tmp_path / "t.tex").write_text(rf"{head}\begin{{document}}{body}\end{{document}}", "utf-8")
+    argv = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(argv, cwd=tmp_path, check=False, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
