@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ class Analyst:
         record = dataclasses.replace(record, clarity=round(quality.clarity(pixels), 2), phash=quality.clip_hash(pixels))
         if record.clarity < settings.quality.clarity:
             return _rejected(record, "blurred", f"clarity {record.clarity:.1f}, at least {settings.quality.clarity:g}")
-        with self.timing.of("checks", len(pixels)):
+        with self.timing.of("checks", len(pixels)) if settings.quality.checks else nullcontext():
             values, reason, detail = checks.run(settings.quality.checks, pixels)
         record = dataclasses.replace(record, checks=values)
         if reason:
