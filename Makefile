@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/ffbench run --suite photos --method still --method sway --method impostor --limit 14 --out $(DEMO)
+	$(BIN)/ffbench run --method faithfulfaces --method vace --method oracle --method still --method impostor --limit 12 --out $(DEMO)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

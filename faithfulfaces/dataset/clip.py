@@ -121,8 +121,13 @@ class Analyst:
         cutter = ShotCutter(video.shots, video.shot_threshold)
         kept: list[Pixels] = []
 
+        # a source slower than the standard rate shows frames more than once, and each is decoded once
+        distinct, repeats = np.unique(numbers, return_counts=True)
+
         def decoded() -> Iterator[Pixels]:
-            return stream_frames(source.path, numbers.tolist(), count, lambda w, h: frames.cover(w, h, video))
+            found = stream_frames(source.path, distinct.tolist(), count, lambda w, h: frames.cover(w, h, video))
+            for frame, times in zip(found, repeats, strict=False):
+                yield from [frame] * int(times)
 
         with self.timing.of("decode", len(numbers)):
             for frame in decoded():

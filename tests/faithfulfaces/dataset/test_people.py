@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from faithfulfaces.dataset import frames
 from faithfulfaces.dataset.clip import Analyst
 from faithfulfaces.dataset.combine import combine
 from faithfulfaces.dataset.folder import Folder
@@ -17,7 +18,7 @@ from faithfulfaces.dataset.journal import append
 from faithfulfaces.dataset.settings import People, Settings
 from faithfulfaces.dataset.sources import find
 from ffbench.errors import UserError
-from ffbench.video import write_mp4
+from ffbench.video import frame_times, write_mp4
 from tests.faithfulfaces.dataset import red
 
 pytest.importorskip("scenedetect")
@@ -107,3 +108,17 @@ def test_a_photograph_without_a_face_is_not_passed_over(chosen: Settings, tmp_pa
     settings = dataclasses.replace(chosen, people=dataclasses.replace(chosen.people, exclude=str(photos)))
     with pytest.raises(UserError, match="no face found in .*dark.png" if face else "no photographs"):
         open_instruments(settings, "cpu")
+
+
+def test_a_slow_film_shows_its_frames_longer(tmp_path: Path) -> None:
+    """12 frames a second at 16: every standard frame is there, at the place of the source frame it shows."""
+    (tmp_path / "videos").mkdir()
+    write_mp4(tmp_path / "videos" / "slow.mp4", red.pixels(red.TURN), 12)
+    settings = red.settings(tmp_path)
+    analyst = Analyst(settings, open_instruments(settings, "cpu"), Folder(tmp_path / "out"))
+    (source,) = find(tmp_path / "videos")
+    numbers = frames.resample(frame_times(source.path), 16)
+    ((first, shown),) = analyst._pieces(source, numbers, 24, 16.0)
+    assert first == 0 and len(shown) == len(numbers) > 24
+    yaw = (shown[..., 2].mean((1, 2)) - 127.5) * 90 / 128
+    np.testing.assert_allclose(yaw, red.TURN[numbers], atol=4)
