@@ -16,6 +16,7 @@ import typer
 import ffbench
 from ffbench import cli_ablate, cli_look
 from ffbench.cli_groups import methods_app, prompts_app, suites_app, weights_app
+from ffbench.cli_import import import_videos
 from ffbench.cli_options import (
     CommercialOption,
     DeviceOption,
@@ -223,6 +224,7 @@ def run(
 
 
 app.command("ablate")(cli_ablate.ablate)
+app.command("import")(import_videos)
 app.command("ls")(cli_look.list_things)
 app.command("show")(cli_look.show)
 app.command("compare")(cli_look.compare)

@@ -140,7 +140,9 @@ def given_run(run: Run, cases: Sequence[Case], videos: Mapping[str, Path], metho
                 new.append(generation)
         run.append_generations(new)
         if not run.meta():
-            run.write_meta({"method": method, "card": {"summary": "videos given by the user", "kind": "given"}})
+            facts = {"summary": "videos given by the user", "kind": "given"}
+            named = {f"{case.suite}@{case.suite_version}" for case in cases}
+            run.write_meta({"method": method, "suite": ", ".join(sorted(named)), "card": facts})
     return run
 
 
