@@ -20,18 +20,10 @@ from faithfulfaces.mini.footage import Footage
 from faithfulfaces.mini.instruments import aligned, attributes, boxed
 from ffbench.extract.loading import load_strict
 from ffbench.extract.small import EMBEDDING, SIDE, FeatureTrainer, Pair, Trunk, pixels, spoken
+from ffbench.metrics.verification import auc
 
 Floats = NDArray[np.float32]
 YAW_BINS = ((0, 15), (15, 30), (30, 45), (45, 60), (60, 75))
-
-
-def auc(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
-    """Share of (positive, negative) pairs in the right order, ties half (Mann-Whitney)."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(np.concatenate([positive, negative]))
-    return float((ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2)
-                 / (len(positive) * len(negative)))  # fmt: skip
 
 
 @torch.inference_mode()

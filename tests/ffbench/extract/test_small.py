@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from faithfulfaces.mini import footage
-from faithfulfaces.mini.figures import auc
 from faithfulfaces.mini.footage import Footage
 from ffbench.embedded import FOLDER
 from ffbench.extract import small
 from ffbench.extract.align import align
 from ffbench.extract.networks import open_networks
+from ffbench.metrics.verification import auc
 from ffbench.protocols import get_protocol
 
 
