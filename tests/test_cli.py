@@ -39,7 +39,7 @@ def ffbench(home: Path, *words: object, code: int = 0) -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def ran(home: Path) -> subprocess.CompletedProcess[str]:
     small = ("--set", "width=160", "--set", "height=160", "--set", "num_frames=9")
-    return ffbench(home, "run", "-m", "still", "-m", "sway", "--limit", 3, *small, "--out", "runs")
+    return ffbench(home, "run", "--suite", "photos", "-m", "still", "-m", "sway", "--limit", 3, *small, "--out", "runs")
 
 
 def test_run_ends_in_a_table_that_says_what_it_lacks(home: Path, ran: subprocess.CompletedProcess[str]) -> None:
@@ -58,9 +58,25 @@ def test_a_second_run_makes_nothing_and_prints_the_same_table(
 ) -> None:
     before = (home / "runs/photos@1/still/generations.jsonl").read_bytes()
     small = ("--set", "width=160", "--set", "height=160", "--set", "num_frames=9")
-    again = ffbench(home, "run", "-m", "still", "-m", "sway", "--limit", 3, *small, "--out", "runs")
+    words = ("run", "--suite", "photos", "-m", "still", "-m", "sway", "--limit", 3)
+    again = ffbench(home, *words, *small, "--out", "runs")
     assert again.stdout == ran.stdout
     assert (home / "runs/photos@1/still/generations.jsonl").read_bytes() == before
+
+
+def test_three_commands_on_the_mini_world(home: Path) -> None:
+    """What a newcomer types: nothing but the method is named, and every column has a number."""
+    for method in ("faithfulfaces", "vace", "oracle"):
+        ffbench(home, "generate", "--method", method, "--limit", 3, "--out", "mini")
+    scored = ffbench(home, "score", "--out", "mini")
+    assert "protocol mini@1" in scored.stderr
+    table = ffbench(home, "report", "mini").stdout
+    assert "oracle (control)" in table and "weights" not in table
+    cells = json.loads((home / "mini/mini@1/report/cells.json").read_text())["cells"]
+    arc = {cell["method"]: cell["value"] for cell in cells if (cell["metric"], cell["group"]) == ("facesim_arc", "all")}
+    assert arc["oracle"] > 0.4
+    record = json.loads((home / "mini/mini@1/faithfulfaces/generations.jsonl").read_text().splitlines()[0])
+    assert record["settings"]["checkpoint"] == "mini" and record["settings"]["width"] == 64
 
 
 def test_json_is_data_alone(home: Path, ran: subprocess.CompletedProcess[str]) -> None:
