@@ -42,6 +42,10 @@ def assemble(parts: Path, transformer: Path, out: Path) -> None:
     for parameter in network.parameters():
         parameter.data = parameter.data.to(torch.float16)
     network.save_pretrained(out / "transformer")
+    # diffusers notes where a model came from: a path of the machine that built it, and nothing to a user
+    config = out / "transformer" / "config.json"
+    kept = {key: value for key, value in json.loads(config.read_text("utf-8")).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
     for name in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(parts / name, out / name)
     scheduler = UniPCMultistepScheduler(prediction_type="sample", use_flow_sigmas=True, flow_shift=SHIFT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -101,6 +102,13 @@ def test_every_embedded_file_is_small_and_the_whole_too() -> None:
         assert path.stat().st_size <= 2_000_000, path.name
         assert all(value.dtype == torch.float16 for value in load_file(path).values())
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 40_000_000
+
+
+def test_no_embedded_text_names_the_machine_that_made_it() -> None:
+    texts = [path for path in FOLDER.rglob("*") if path.suffix in (".json", ".txt", ".md")]
+    assert len(texts) >= 8
+    for path in texts:
+        assert not re.search(r'"/|_name_or_path|/work|/home|/tmp', path.read_text("utf-8")), path
 
 
 def test_the_figures_shipped_are_of_many_strangers() -> None:
