@@ -7,7 +7,6 @@ without it was interrupted and is never read.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 from faithfulfaces.parallel import World, barrier
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 
 CHECKPOINT_VERSION = 1
@@ -79,12 +79,7 @@ def save(folder: Path, tensors: dict[str, Tensor], progress: Progress, world: Wo
             "loaders": progress.loaders,
             "config": progress.config,
         }
-        partial = path / f"{MARKER}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(about, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path / MARKER)
+        write_atomic(path / MARKER, json.dumps(about, indent=1).encode())
     barrier(world)
     return path
 

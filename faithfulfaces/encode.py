@@ -25,6 +25,7 @@ from torch import Tensor
 from faithfulfaces.backbone import DTYPES, load_encoders
 from faithfulfaces.config import Data, Train
 from faithfulfaces.shards import BLANK, Sample, count_samples, read_shard, write_shard
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import Bar, bar
 from ffbench.video import VideoError, read_clip
@@ -190,9 +191,9 @@ def encode(config: Train, shards: Path, base: Path, out: Path, *, device: str = 
     if not todo and (out / BLANK).exists():
         return Encoded(0, 0, 0, len(mine))
     encoder = Encoder(load_encoders(base, DTYPES[config.parallel.dtype]), config.data, device)
-    _write(out / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
+    write_atomic(out / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     if not (out / BLANK).exists():
-        _write(out / BLANK, _common(encoder))
+        write_atomic(out / BLANK, _common(encoder))
     failed = 0
     total = sum(count_samples(path) for path in todo)
     with bar("encode", total, "clip") as progress:
@@ -218,7 +219,7 @@ def _encode_shard(encoder: Encoder, source: Path, target: Path, progress: Bar) -
         # before the shard appears: a finished shard has its failures beside it
         if failures:
             lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
-            _write(target.with_suffix(".failed.jsonl"), lines.encode())
+            write_atomic(target.with_suffix(".failed.jsonl"), lines.encode())
 
     write_shard(target, encoded())
     return len(failures)
@@ -265,10 +266,3 @@ def _check(path: Path, settings: dict[str, str | int]) -> None:
                 f"{path.parent} was encoded with {name} {found.get(name)}, this call has {wanted}",
                 "choose another --out: one folder holds one encoding",
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all; processes that write the same file at once do not meet."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ffbench import render
 from ffbench.ablate_table import Line, Made, lay_out
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, generate
 from ffbench.protocols import Protocol
@@ -21,7 +22,7 @@ from ffbench.published import METHOD_OF, published_table
 from ffbench.records import digest
 from ffbench.rows import Row, alike, load_rows
 from ffbench.score import ScoreOptions, score
-from ffbench.store import safe_name, write_atomic
+from ffbench.store import safe_name
 from ffbench.suites import Suite
 from ffbench.tables import sheet
 

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import ffbench
 from ffbench.cards import Card
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 
 OLDEST = (3, 10)
@@ -143,10 +143,5 @@ def _recorded() -> dict[str, str]:
 
 
 def _remember(name: str, python: str) -> None:
-    path = root() / "pythons.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     known = {**_recorded(), name: python}
-    handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    Path(part).replace(path)
+    write_atomic(root() / "pythons.json", (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())

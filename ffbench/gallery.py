@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ffbench import render, strips
+from ffbench.durable import write_atomic
 from ffbench.image import ImageError, read_image
 from ffbench.measure import NEEDS
 from ffbench.metrics.catalog import METRICS
@@ -28,7 +29,6 @@ from ffbench.protocols import PROTOCOLS
 from ffbench.published import PublishedTable, with_published
 from ffbench.records import Case, Generation, Score
 from ffbench.rows import Row, Video
-from ffbench.store import write_atomic
 from ffbench.tables import BINNED, Sheet
 from ffbench.video import VideoError, read_clip
 

@@ -17,10 +17,10 @@ from string import Template
 from typing import Any, NamedTuple
 
 from ffbench.chat import Chat, ChatError
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import Bar, bar
 from ffbench.records import digest
-from ffbench.store import write_atomic
 from ffbench.suites.cases import embedded_data
 from ffbench.suites.manifests import TABLES, Row, read_table, slug, words_of
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffbench import published, render
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.published import PublishedTable
 from ffbench.records import Score
 from ffbench.results import write_results
 from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
-from ffbench.store import Run, find_runs, write_atomic
+from ffbench.store import Run, find_runs
 from ffbench.tables import BINNED, Sheet, sheet
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.metrics.catalog import METRICS
 from ffbench.records import SCHEMA, Cell, Scalar, digest, from_json, to_json
 from ffbench.rows import Row
-from ffbench.store import safe_name, write_atomic
+from ffbench.store import safe_name
 from ffbench.tables import cells
 
 HEX64 = re.compile(r"[0-9a-f]{64}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -230,14 +229,7 @@ def _threshold(cases: Mapping[str, Case], references: Mapping[str, FaceTrack]) -
     """Arc cosine that FALSE_ACCEPT_RATE of the suite's pairs of strangers exceed."""
     people = {case.identity_id: references[case.references[0].sha256] for case in cases.values()}
     rows = [track.embeddings["arc"][0] for track in people.values() if "arc" in track.embeddings]
-    if len(rows) < 2:
-        return math.nan, "one identity has no strangers to calibrate on"
-    unit = np.stack(rows).astype(np.float64)
-    strangers = (unit @ unit.T)[np.triu_indices(len(rows), 1)]
-    try:
-        return identity.threshold_at_far(strangers, FALSE_ACCEPT_RATE), ""
-    except ValueError as error:
-        return math.nan, str(error)
+    return identity.stranger_threshold(rows, FALSE_ACCEPT_RATE)
 
 
 def _decoded(work: _Work, todo: Sequence[Generation]) -> Iterator[list[tuple[Generation, Clip | VideoError]]]:

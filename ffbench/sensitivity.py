@@ -316,10 +316,4 @@ def judge(metric: str, difference: float, interval: tuple[float, float], concern
 
 def _threshold(references: Mapping[str, FaceTrack], far: float) -> tuple[float, str]:
     rows = [track.embeddings["arc"][0] for track in references.values() if "arc" in track.embeddings]
-    if len(rows) < 2:
-        return math.nan, "one identity has no strangers to calibrate on"
-    unit = np.stack(rows).astype(np.float64)
-    try:
-        return identity.threshold_at_far((unit @ unit.T)[np.triu_indices(len(rows), 1)], far), ""
-    except ValueError as error:
-        return math.nan, str(error)
+    return identity.stranger_threshold(rows, far)

@@ -17,7 +17,6 @@ off and readers skip. Files are written beside their place and moved there: what
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from ffbench.durable import append, cut_torn_line, write_atomic
 from ffbench.errors import UserError
 from ffbench.records import Case, Generation, Score, from_json, to_json
 
@@ -68,11 +68,11 @@ class Run:
 
     def append_generations(self, records: Iterable[Generation]) -> None:
         """Add records durably; call inside `lock`."""
-        _append(self._generations, [to_json(record) for record in records])
+        _append(self._generations, records)
 
     def append_scores(self, records: Iterable[Score]) -> None:
         """Add records durably in one write; call inside `lock`."""
-        _append(self._scores, [to_json(record) for record in records])
+        _append(self._scores, records)
 
     def new_video(self, key: str) -> Path:
         """Where the video of a generation key belongs; its folder exists."""
@@ -125,7 +125,7 @@ class Run:
             ) from error
         try:
             for path in (self._generations, self._scores):
-                _cut_torn_line(path)
+                cut_torn_line(path)
             for leftover in self.root.glob("**/.part-*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield
@@ -163,22 +163,6 @@ def safe_name(name: str) -> str:
     return name
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is either absent, old or complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(part).chmod(0o644)
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-
-
 def _read(path: Path, cls: type[R]) -> Iterator[R]:
     if not path.is_file():
         return
@@ -195,28 +179,6 @@ def _read(path: Path, cls: type[R]) -> Iterator[R]:
                 ) from error
 
 
-def _append(path: Path, lines: list[str]) -> None:
-    if not lines:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = "".join(line + "\n" for line in lines).encode()
-    # unbuffered: a buffer would be flushed once more on closing, after the cut
-    with path.open("ab", buffering=0) as stream:
-        end = stream.tell()
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[stream.write(rest) :]
-            os.fsync(stream.fileno())
-        except OSError:
-            os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
-            raise
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.is_file():
-        return
-    with path.open("rb+") as stream:
-        data = stream.read()
-        if data and not data.endswith(b"\n"):
-            stream.truncate(data.rfind(b"\n") + 1)
+def _append(path: Path, records: Iterable[Generation] | Iterable[Score]) -> None:
+    if lines := "".join(to_json(record) + "\n" for record in records):
+        append(path, lines.encode())

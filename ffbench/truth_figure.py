@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from ffbench.accuracy import APART_EDGES, YAW_EDGES, Fact
 from ffbench.defects import DEFECTS
+from ffbench.durable import write_atomic
 from ffbench.metrics.catalog import METRICS
 from ffbench.sensitivity import Move, Trial
-from ffbench.store import write_atomic
 from ffbench.truth import Truth
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73")

@@ -11,10 +11,10 @@ from typing import Any
 
 from ffbench.accuracy import APART_EDGES, BEHIND, OVERLAP, SHOWN, Fact
 from ffbench.defects import DEFECTS
+from ffbench.durable import write_atomic
 from ffbench.metrics.catalog import METRICS
 from ffbench.provenance import provenance
 from ffbench.sensitivity import Move, Trial, Verdict
-from ffbench.store import write_atomic
 from ffbench.truth import Truth, as_json
 
 MARKS: dict[Verdict, str] = {

@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ffbench.durable import write_atomic
 from ffbench.metrics.catalog import METRICS
-from ffbench.store import write_atomic
 from ffbench.tables import BINNED, Sheet
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

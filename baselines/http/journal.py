@@ -7,7 +7,6 @@ before the first question about it, the video's hash once the video lies there. 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ffbench.durable import append, cut_torn_line
 from ffbench.errors import UserError
 from ffbench.records import Scalar
 
@@ -95,17 +95,7 @@ class Journal:
         self._write({"key": key, "ended": why or "unknown"})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        data = (json.dumps(line, ensure_ascii=True) + "\n").encode()
-        with self._path.open("ab", buffering=0) as stream:
-            end = stream.tell()
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[stream.write(rest) :]
-                os.fsync(stream.fileno())
-            except OSError:
-                os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
-                raise
+        append(self._path, (json.dumps(line, ensure_ascii=True) + "\n").encode())
         self._apply(line)
 
     def _apply(self, line: Mapping[str, Any]) -> None:
@@ -122,12 +112,9 @@ class Journal:
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.is_file():
             return []
-        data = self._path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self._path, whole)
+        cut_torn_line(self._path)
         try:
-            return [json.loads(line) for line in data[:whole].splitlines()]
+            return [json.loads(line) for line in self._path.read_bytes().splitlines()]
         except ValueError as error:
             raise UserError(
                 f"{self._path} is damaged: {error}",

@@ -6,7 +6,6 @@ Workers look at sources in any order; what is made of the outcomes depends on th
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from faithfulfaces.dataset.records import Outcome
 from faithfulfaces.dataset.settings import Settings
 from faithfulfaces.dataset.sources import Source
 from faithfulfaces.dataset.workers import Plan, Stages, outcomes
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import bar, note
 
@@ -120,9 +120,7 @@ def check_settings(folder: Folder, settings: Settings) -> None:
     """
     wanted: dict[str, Any] = {"version": VERSION} | settings.to_json()
     if not folder.settings.is_file():
-        partial = folder.settings.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
-        partial.replace(folder.settings)
+        write_atomic(folder.settings, (json.dumps(wanted, indent=1) + "\n").encode())
         return
     found = _flat(read_settings(folder))
     for name, value in _flat(wanted).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from faithfulfaces.dataset import staging
 from faithfulfaces.dataset.combine import Row
 from faithfulfaces.dataset.folder import Folder
+from ffbench.durable import write_atomic
 
 ANGLES = ("pitch", "yaw", "roll")
 EDGES = tuple(range(-90, 91, 15))
@@ -59,9 +59,7 @@ def card(folder: Folder, rows: Sequence[Row]) -> dict[str, Any]:
 def write_card(folder: Folder, rows: Sequence[Row]) -> dict[str, Any]:
     """Write card.json and return it."""
     made = card(folder, rows)
-    partial = folder.card.with_name(f".{folder.card.name}.{os.getpid()}")
-    partial.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
-    partial.replace(folder.card)
+    write_atomic(folder.card, (json.dumps(made, indent=1) + "\n").encode())
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,7 @@ from faithfulfaces.dataset.settings import Settings
 from faithfulfaces.dataset.shots import ShotCutter
 from faithfulfaces.dataset.sources import Source, clip_key
 from faithfulfaces.dataset.staging import Staged, stage
+from ffbench.durable import write_atomic
 from ffbench.video import VideoError, frame_times, probe, stream_frames
 
 Pixels = NDArray[np.uint8]
@@ -238,14 +240,11 @@ class Analyst:
         return record
 
     def _save_track(self, key: str, track: Track, angles_T3: NDArray[np.float32]) -> None:
-        path = self._folder.track(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(
-                file, number=track.number, box=track.box, points=track.points, faces=track.faces, angles=angles_T3
-            )
-        partial.replace(path)
+        stream = io.BytesIO()
+        np.savez_compressed(
+            stream, number=track.number, box=track.box, points=track.points, faces=track.faces, angles=angles_T3
+        )
+        write_atomic(self._folder.track(key), stream.getvalue())
 
 
 class _Posed(NamedTuple):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from ffbench import durable
 from ffbench.errors import UserError
 
 
@@ -22,18 +21,8 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     """
     line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # unbuffered: a buffer would be flushed once more on closing, after the cut
-    with FileLock(path.with_name(f".{path.name}.lock")), path.open("ab+", buffering=0) as stream:
-        end = _cut(stream.fileno())
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[stream.write(rest) :]
-            os.fsync(stream.fileno())
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
-            raise
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        durable.append(path, line)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -81,24 +70,3 @@ class Follower:
 
 def _damaged(path: Path, number: int, why: str) -> UserError:
     return UserError(f"{path}:{number}: {why}", "restore the file, or delete that line to have its work done again")
-
-
-def _cut(file: int) -> int:
-    """Cut off a last line that a killed writer left torn.
-
-    Returns:
-        The length of what stays, bytes.
-    """
-    end = os.fstat(file).st_size
-    if not end or os.pread(file, 1, end - 1) == b"\n":
-        return end
-    whole = end
-    while whole:
-        begin = max(0, whole - 65536)
-        found = os.pread(file, whole - begin, begin).rfind(b"\n")
-        if found >= 0:
-            os.ftruncate(file, begin + found + 1)
-            return begin + found + 1
-        whole = begin
-    os.ftruncate(file, 0)
-    return 0

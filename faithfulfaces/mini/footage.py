@@ -5,7 +5,7 @@ Shapes: n people of a block, T frames of a clip.
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from faithfulfaces.synthetic.motion import Pace, Plan, make_plan
 from faithfulfaces.synthetic.people import SPLITS, Person, person
 from faithfulfaces.synthetic.render import render
 from faithfulfaces.synthetic.scene import Frame, Setting
+from ffbench.durable import write_atomic
 
 SIZE, FRAMES, FPS = 64, 9, 8
 """Side in px, frames and rate of a mini video."""
@@ -69,11 +70,9 @@ class Footage:
 
     def save(self, path: Path) -> None:
         """Write an .npz without pickles; a killed run leaves no half file under the name."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
-        partial.replace(path)
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **{f.name: getattr(self, f.name) for f in fields(self)})
+        write_atomic(path, stream.getvalue())
 
     @staticmethod
     def load(path: Path) -> Footage:

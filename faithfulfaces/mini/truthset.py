@@ -5,7 +5,6 @@ Which people are taken is decided by pose labels and order alone, never by what 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from faithfulfaces.mini.footage import FPS, Footage
 from faithfulfaces.synthetic.people import SPLITS
+from ffbench.durable import write_atomic
 from ffbench.truthset import Labelled, TruthSet
 
 PEOPLE, CLIPS = 40, 24
@@ -50,11 +50,7 @@ def clip_block(loose: Sequence[Footage], count: int = CLIPS) -> int:
 
 def write_truth(path: Path, loose: Sequence[Footage], clips: Footage) -> None:
     """Write `truth_set` as ffbench reads it; a killed run leaves no half file under the name."""
-    made = truth_set(loose, clips).to_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(made)
-    partial.replace(path)
+    write_atomic(path, truth_set(loose, clips).to_bytes())
 
 
 def _rows(footage: Footage, chosen: NDArray[np.intp]) -> Labelled:

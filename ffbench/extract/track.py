@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ffbench.store import write_atomic
+from ffbench.durable import write_atomic
 
 Floats = NDArray[np.float32]
 

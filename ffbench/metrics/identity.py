@@ -233,6 +233,25 @@ def threshold_at_far(impostor_cosines: ArrayLike, far: float) -> float:
     return float(values[allowed])
 
 
+def stranger_threshold(faces: ArrayLike, far: float) -> tuple[float, str]:
+    """`threshold_at_far` over all pairs of different people.
+
+    Args:
+        faces: [n,D] unit vectors, one a person.
+        far: false-accept rate, in 0..1.
+
+    Returns:
+        The threshold, or NaN, and why it is NaN.
+    """
+    unit = np.asarray(faces, np.float64)
+    if len(unit) < 2:
+        return math.nan, "one identity has no strangers to calibrate on"
+    try:
+        return threshold_at_far((unit @ unit.T)[np.triu_indices(len(unit), 1)], far), ""
+    except ValueError as error:
+        return math.nan, str(error)
+
+
 def by_bins(values: ArrayLike, angles: ArrayLike, edges: ArrayLike) -> list[Bin]:
     """Mean of per-frame values in bins of a head angle.
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ffbench.download import download, sha256_of
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.records import Reference, digest
-from ffbench.store import write_atomic
 from ffbench.suites.cases import Identity, cache_folder
 from ffbench.suites.manifests import read_table
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.download import sha256_of
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.image import ImageError, read_image
-from ffbench.store import write_atomic
 from ffbench.suites.cases import Identity, cache_folder, embedded_data, reference
 
 _STORED = 65535

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ffbench.download import sha256_of, waiting_lock
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import note
 
@@ -119,10 +119,7 @@ def trust(entry: Entry, file: File, path: Path, origin: str) -> str:
     utc = datetime.now(UTC).isoformat(timespec="seconds")
     with waiting_lock(root / ".incoming" / "weights.lock", "weights.lock.json"):
         lock = trusted() | {name: {"sha256": got, "bytes": path.stat().st_size, "url": origin, "utc": utc}}
-        handle, part = tempfile.mkstemp(prefix=".lock-", dir=root)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(lock, indent=1, sort_keys=True) + "\n")
-        Path(part).replace(root / "weights.lock.json")
+        write_atomic(root / "weights.lock.json", (json.dumps(lock, indent=1, sort_keys=True) + "\n").encode())
     note(f"notice: nobody published a sha256 of {name}; {got} is trusted from now on (weights.lock.json)")
     return got
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.records import Generation, Score
-from ffbench.store import Run, find_runs, run_folder, safe_name, write_atomic
+from ffbench.store import Run, find_runs, run_folder, safe_name
 
 GENERATION = Generation("ann-boxing", "mini", "1", "still", "1", {"width": 64}, 7, 0, "ok", "videos/x.mp4", "ab")
 
