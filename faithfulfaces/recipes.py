@@ -88,12 +88,12 @@ def mini_base() -> Train:
     """The mini world's base: a small VACE from nothing, every tensor trained, some prompts left out for guidance."""
     return Train(
         name="mini_base",
-        steps=2000,
+        steps=2500,
         aligner=None,
         base=Base(arch=MINI_ARCH, **_ONE_STEP),
         data=dataclasses.replace(_MINI_DATA, text_drop=0.15),
         optim=Optim(lr=1e-3, warmup_steps=100, schedule="cosine", betas=(0.9, 0.99)),
-        parallel=Parallel(activation_checkpointing=False, dtype="float32"),
+        parallel=Parallel(activation_checkpointing=False, dtype="bfloat16"),
         checkpoint=Checkpoint(every=250),
         log_every=50,
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.contract import Output, RefusedError, Request, Runtime
-from ffbench.records import Scalar
+from ffbench.records import Case, Scalar
 
 PERSON = re.compile(r"person(\d\d)")
 PEOPLE = 30
@@ -55,15 +56,19 @@ class Oracle:
                     f"{case.identity_id} in {case.prompt_id} is no case of the suite mini: nobody knows its truth"
                 )
             number = (int(found[1]) + self._shift) % PEOPLE
-            yield Output(self._frames(number, scene, case.prompt_id, request.seed), self._fps, notes={
+            yield Output(self._frames(number, scene, case, request.seed), self._fps, notes={
                 "shown_identity": f"person{number:02d}", "scene": scene,
             })  # fmt: skip
 
-    def _frames(self, number: int, scene: str, prompt_id: str, seed: int) -> NDArray[np.uint8]:
+    def _frames(self, number: int, scene: str, case: Case, seed: int) -> NDArray[np.uint8]:
         from faithfulfaces.mini.footage import FRAMES, mini_plan
-        from faithfulfaces.synthetic.people import suite_people
+        from faithfulfaces.synthetic.captions import CLOTHES, named_cloth
+        from faithfulfaces.synthetic.people import linear, suite_people
         from faithfulfaces.synthetic.render import render
 
-        plan = mini_plan(suite_people()[number], scene, seed % (1 << 31), self._places.get(prompt_id))
-        drawn = render([plan.person] * FRAMES, plan.frames, [plan.setting] * FRAMES, self._size, self._device)
+        plan = mini_plan(suite_people()[number], scene, seed % (1 << 31), self._places.get(case.prompt_id))
+        setting = plan.setting
+        if cloth := named_cloth(case.prompt):
+            setting = replace(setting, cloth=linear(CLOTHES[cloth]))
+        drawn = render([plan.person] * FRAMES, plan.frames, [setting] * FRAMES, self._size, self._device)
         return drawn.pixels

@@ -38,7 +38,7 @@ class Sizes:
 
     block: int = footage.BLOCK
     """People of one file of footage."""
-    train_blocks: int = 26
+    train_blocks: int = 60
     measure_blocks: int = 24
     test_blocks: int = 3
     codec_people: int = 1250

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,6 +44,12 @@ GLOVES: Mapping[str, tuple[int, int, int]] = {
     "blue": (28, 56, 170),
     "white": (226, 226, 222),
 }
+
+_WORN = re.compile(
+    r"(?:wearing|dressed in|person in) an? (?:[\w-]+ ){0,3}?(?P<colour>"
+    + "|".join(CLOTHES)
+    + r")\b(?! (?:\w+ )?gloves)"
+)
 
 _GARMENTS = {
     "boxing": ("sleeveless top", "training shirt", "hooded top"),
@@ -108,6 +115,12 @@ def caption(scene: str, place: str, cloth: str, glove: str, covered: bool, rng: 
     )
     text = str(rng.choice(forms)) + (_COVER.get(scene, "") if covered else "")
     return f"{text} {rng.choice(_CAMERA)}".strip()
+
+
+def named_cloth(text: str) -> str | None:
+    """The colour word of `CLOTHES` that a sentence gives to what the person wears; None where it names another."""
+    found = _WORN.search(text)
+    return found["colour"] if found else None
 
 
 def _article(words: str) -> str:

@@ -14,7 +14,8 @@ import baselines
 from baselines.impostor.adapter import Impostor
 from baselines.oracle.adapter import Oracle
 from faithfulfaces.mini.footage import mini_plan
-from faithfulfaces.synthetic.people import suite_people
+from faithfulfaces.synthetic.captions import CLOTHES
+from faithfulfaces.synthetic.people import linear, suite_people
 from faithfulfaces.synthetic.render import render
 from ffbench.cards import for_suite
 from ffbench.contract import Method, RefusedError, Request, Runtime
@@ -41,9 +42,11 @@ def case_of(identity: str, prompt: str) -> Case:
     return found
 
 
-def test_the_oracle_shows_the_person_of_the_case_in_the_scene_of_the_prompt() -> None:
+def test_the_oracle_shows_the_person_of_the_case_in_scene_and_dress_of_the_prompt() -> None:
     plan = mini_plan(suite_people()[4], "speech", 7, "lecture hall")
-    wanted = render([plan.person] * 9, plan.frames, [plan.setting] * 9, 64).pixels
+    teal = replace(plan.setting, cloth=linear(CLOTHES["dark teal"]))
+    assert teal != plan.setting
+    wanted = render([plan.person] * 9, plan.frames, [teal] * 9, 64).pixels
     found = made(Oracle(settings("oracle")), case_of("person04", "speech-lecture"))
     assert np.array_equal(found, wanted)
 
