@@ -22,6 +22,7 @@ def build(
     device: Annotated[str, typer.Option(help="Where the renderer runs: cpu, cuda or cuda:N.")] = "cpu",
     budget: Annotated[float, typer.Option(help="Minutes after which to stop; the same command goes on.")] = math.inf,
     trial: Annotated[bool, typer.Option("--trial", help="A few steps of everything, useless but quick.")] = False,
+    with_variants: Annotated[bool, typer.Option("--variants", help="Then train what `mini variants` trains.")] = False,
 ) -> None:
     """Render people, train codec, text encoder, instruments, base and FaithfulFaces. Hours on two cores; resumable."""
     import torch
@@ -36,3 +37,38 @@ def build(
         typer.echo(f"the budget of {budget:g} min is spent; the same command goes on", err=True)
         raise typer.Exit(1) from None
     typer.echo(str(out / "embedded"))
+    if with_variants:
+        variants(out, budget=budget, trial=trial)
+
+
+@mini_app.command()
+def variants(
+    out: Annotated[Path, typer.Option(help="Folder of `mini build`; OUT/variants holds what is trained.")],
+    only: Annotated[list[str] | None, typer.Option(help="A variant by name; may be repeated. By default all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each variant.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each training; by default the recipe's.")] = None,
+    budget: Annotated[float, typer.Option(help="Minutes after which to stop; the same command goes on.")] = math.inf,
+    trial: Annotated[bool, typer.Option("--trial", help="A few steps on what `mini build --trial` made.")] = False,
+) -> None:
+    """Train the rows of Tables 2 to 4 with several seeds. Resumable; processes side by side share the work."""
+    import dataclasses
+
+    import torch
+
+    from faithfulfaces.mini.build import TRIAL, OutOfTimeError, Sizes
+    from faithfulfaces.mini.variants import FOLDER, Options, build_variants
+
+    torch.set_num_threads(1)
+    sizes = TRIAL if trial else Sizes()
+    if steps is not None:
+        sizes = dataclasses.replace(sizes, faithful_steps=steps)
+    options = Options(only=tuple(only or ()), seeds=seeds, sizes=sizes, minutes=budget)
+    try:
+        held = build_variants(out, options, lambda line: typer.echo(line, err=True))
+    except OutOfTimeError:
+        typer.echo(f"the budget of {budget:g} min is spent; the same command goes on", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(str(out / FOLDER))
+    if held:
+        typer.echo(f"{len(held)} trainings are in the hands of another process: {held[0]}", err=True)
+        raise typer.Exit(1)

@@ -303,11 +303,12 @@ class Train:
     """Optimizer steps (Section 4.1)."""
     seed: int = 0
     aligner: Aligner | None = Aligner()
-    """None trains the base itself, every tensor of it, by L_FM: how the mini world's base was made."""
+    """None learns by L_FM alone: with a LoRA that LoRA (the row without aligner of Table 2), without one every tensor
+    of the base, which is how the mini world's base was made."""
     base: Base | None = None
     """None trains the aligner alone, by L_PIA."""
     lora: Lora | None = None
-    """With aligner and base: how the frozen base learns."""
+    """How a frozen base learns; beside an aligner there must be one."""
     injection: Literal["add", "token", "modulation"] = "add"
     """Where S enters the base. **open**."""
     prior_grad: bool = False
@@ -326,8 +327,10 @@ class Train:
             raise ValueError("Train.aligner and Train.base are both None: nothing would be trained")
         if self.probe is not None and (self.base is None or not self.base.folder):
             raise ValueError("Train.probe needs Train.base.folder: its transformer generates, its VAE decodes")
-        if (self.lora is not None) != (self.aligner is not None and self.base is not None):
+        if self.lora is not None and self.base is None:
+            raise ValueError("Train.lora goes with Train.base: it adapts the base, and an aligner by itself has none")
+        if self.lora is None and self.aligner is not None and self.base is not None:
             raise ValueError(
-                "Train.lora goes with Train.aligner and Train.base together: beside an aligner a frozen base learns "
-                "through its LoRA alone; an aligner or a base by itself has none"
+                "Train.lora goes with Train.aligner and Train.base: beside an aligner a frozen base learns through its "
+                "LoRA alone"
             )

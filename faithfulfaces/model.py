@@ -1,7 +1,7 @@
 """A trained FaithfulFaces on disk: what training adds to the base, in files that the ecosystem reads.
 
 config.json                        shapes of the aligner, injection, face reading, base
-model.safetensors                  aligner.* and prior.*, float32
+model.safetensors                  aligner.* and prior.*, float32 (absent where only the LoRA was trained)
 pytorch_lora_weights.safetensors   LoRA in diffusers' style (absent where only the aligner was trained)
 README.md                          model card
 """
@@ -34,32 +34,43 @@ FORMAT = 1
 class ModelConfig:
     """What `config.json` holds."""
 
-    aligner: Aligner = field(default_factory=Aligner)
+    aligner: Aligner | None = field(default_factory=Aligner)
+    """None: trained without one, a LoRA alone."""
     injection: Injection = "add"
     faces: Faces = field(default_factory=Faces)
     base: str = "Wan-AI/Wan2.1-VACE-14B-diffusers"
     """Folder or hub name of the base that it was trained on."""
     sampling: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     """Fields of `faithfulfaces.pipeline.Sampling` that this checkpoint wants otherwise, such as its frames' size."""
+    seed: int | None = None
+    """`Train.seed`: tells trainings of one recipe apart."""
 
 
 class Parts(NamedTuple):
     """What training makes; everything else is the base's."""
 
-    aligner: PoseSharedIdentityAligner
-    prior: Prior
+    aligner: PoseSharedIdentityAligner | None
+    """None, and no prior, where the LoRA was trained alone."""
+    prior: Prior | None
     lora: LoraWeights | None
 
 
 def save_model(folder: Path, config: ModelConfig, parts: Parts) -> None:
-    """Write the four files; the LoRA's is left out where there is none."""
+    """Write the four files; that of a part that was not trained is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **asdict(config)}, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", "utf-8")
-    tensors = {f"aligner.{key}": tensor for key, tensor in parts.aligner.state_dict().items()}
-    tensors |= {f"prior.{key}": tensor for key, tensor in parts.prior.state_dict().items()}
-    save_file({key: t.detach().cpu().float().contiguous() for key, t in tensors.items()}, folder / WEIGHTS)
-    (folder / LORA).unlink(missing_ok=True)
+    for name in (WEIGHTS, LORA):
+        (folder / name).unlink(missing_ok=True)
+    nets = {"aligner": parts.aligner, "prior": parts.prior}
+    tensors = {
+        f"{name}.{key}": tensor.detach().cpu().float().contiguous()
+        for name, net in nets.items()
+        if net is not None
+        for key, tensor in net.state_dict().items()
+    }
+    if tensors:
+        save_file(tensors, folder / WEIGHTS)
     if parts.lora is not None:
         save_lora(folder / LORA, parts.lora)
     (folder / CARD).write_text(_model_card(config, parts), "utf-8")
@@ -74,6 +85,9 @@ def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
     if not folder.is_dir():
         raise UserError(f"there is no FaithfulFaces checkpoint folder {folder}", "give a folder of save_pretrained")
     config = _read_config(folder / CONFIG)
+    lora = read_lora(folder / LORA).weights if (folder / LORA).is_file() else None
+    if config.aligner is None:
+        return config, Parts(None, None, _alone(folder, lora))
     tensors = load_state_dict(folder / WEIGHTS)
     gate = tensors.get("prior.projection.weight")
     width = base_width(gate, config.injection) if gate is not None else 1
@@ -95,8 +109,19 @@ def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
             f"{folder / WEIGHTS} holds the unknown {min(tensors.keys() - own)} ({len(tensors.keys() - own)} such keys)",
             "give the two files of one save_pretrained",
         )
-    lora = read_lora(folder / LORA).weights if (folder / LORA).is_file() else None
     return config, Parts(aligner, prior, lora)
+
+
+def _alone(folder: Path, lora: LoraWeights | None) -> LoraWeights:
+    """The LoRA of a checkpoint that has nothing else."""
+    if lora is None:
+        raise UserError(f"{folder} has neither an aligner nor {LORA}", "give the files of one save_pretrained")
+    if (folder / WEIGHTS).exists():
+        raise UserError(
+            f"{folder / CONFIG} says that there is no aligner, and {WEIGHTS} is there",
+            "give the files of one save_pretrained",
+        )
+    return lora
 
 
 def with_lora(parts: Parts, config: ModelConfig, lora: LoraWeights, source: str) -> Parts:
@@ -111,6 +136,8 @@ def with_lora(parts: Parts, config: ModelConfig, lora: LoraWeights, source: str)
     Raises:
         UserError: when the LoRA's attentions are of another width than the base that the prior was trained on.
     """
+    if parts.prior is None:
+        return parts._replace(lora=lora)
     width = base_width(parts.prior.projection.weight, config.injection)
     for key, tensor in sorted(lora.tensors.items()):
         wide = tensor.shape[1 if ".lora_A." in key else 0]
@@ -134,7 +161,10 @@ def _read_config(path: Path) -> ModelConfig:
             raise ValueError(f"its format is not {FORMAT}")
         nested = {"aligner": Aligner, "faces": Faces}
         return ModelConfig(
-            **{key: _build(nested[key], value) if key in nested else value for key, value in _known(data).items()}
+            **{
+                key: _build(nested[key], value) if key in nested and value is not None else value
+                for key, value in _known(data).items()
+            }
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {error}", "give a folder of save_pretrained of this version") from error
@@ -156,14 +186,17 @@ def _build(cls: Any, value: Mapping[str, Any]) -> Any:
 
 def _model_card(config: ModelConfig, parts: Parts) -> str:
     lora = f"rank {parts.lora.rank}, alpha {parts.lora.alpha:g}" if parts.lora else "none"
-    facts = {
-        "base": config.base,
-        "dictionary": f"{config.aligner.elements} elements of {config.aligner.dim}, {config.aligner.pooling} pooling",
-        "Euler embedding": "yes" if config.aligner.euler else "no",
-        "transformer blocks before the dictionary": str(config.aligner.depth),
-        "injection of S": config.injection,
-        "LoRA on q, k, v": lora,
-    }
+    facts = {"base": config.base, "aligner": "none"}
+    if config.aligner is not None:
+        facts = {
+            "base": config.base,
+            "dictionary": f"{config.aligner.elements} elements of {config.aligner.dim}, "
+            f"{config.aligner.pooling} pooling",
+            "Euler embedding": "yes" if config.aligner.euler else "no",
+            "transformer blocks before the dictionary": str(config.aligner.depth),
+            "injection of S": config.injection,
+        }
+    facts["LoRA on q, k, v"] = lora
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
 base_model: {config.base}

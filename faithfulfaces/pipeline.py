@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -98,7 +99,7 @@ class FaithfulFacesPipeline:
     Args:
         vace: diffusers' pipeline, which samples; the LoRA is put into its transformer.
         config: of the trained parts.
-        parts: aligner, prior and LoRA.
+        parts: aligner, prior and LoRA; without aligner and prior it samples with the LoRA alone.
         faces: finds the face and its pose.
 
     Raises:
@@ -108,7 +109,7 @@ class FaithfulFacesPipeline:
     def __init__(self, vace: WanVACEPipeline, config: ModelConfig, parts: Parts, faces: FaceReader) -> None:
         arch = vace.transformer.config
         width = arch.num_attention_heads * arch.attention_head_dim
-        wide = base_width(parts.prior.projection.weight, config.injection)
+        wide = base_width(parts.prior.projection.weight, config.injection) if parts.prior is not None else width
         if wide != width:
             raise UserError(
                 f"the checkpoint was trained on a base of width {wide}, this base has {width}",
@@ -172,10 +173,13 @@ class FaithfulFacesPipeline:
     @torch.no_grad()
     def generate(self, face: Face, prompt: str, seed: int, sampling: Sampling) -> NDArray[np.uint8]:
         """As calling the pipeline, with a face that was read before."""
-        s_1D = self.representation(face, seed, sampling) if sampling.aligner else None
+        with_prior: AbstractContextManager[None] = nullcontext()
+        if self.prior is not None and sampling.aligner:
+            s_1D = self.representation(face, seed, sampling)
+            with_prior = self.prior.attached(self.vace.transformer, s_1D, sampling.scale)
         sampler = self.vace.scheduler
         self.vace.scheduler = sampler.from_config(sampler.config, flow_shift=sampling.flow_shift)
-        with self.prior.attached(self.vace.transformer, s_1D, sampling.scale):
+        with with_prior:
             video = self.vace(
                 prompt=prompt,
                 negative_prompt=sampling.negative_prompt,
@@ -195,7 +199,13 @@ class FaithfulFacesPipeline:
 
     @torch.no_grad()
     def representation(self, face: Face, seed: int, sampling: Sampling) -> Tensor:
-        """S [1,D] of a face (Eq. 4), with the ablations that touch it."""
+        """S [1,D] of a face (Eq. 4), with the ablations that touch it.
+
+        Raises:
+            ValueError: for a checkpoint without an aligner.
+        """
+        if self.aligner is None:
+            raise ValueError("this checkpoint was trained without an aligner: there is no S")
         noise_3 = np.random.default_rng([seed, 3]).uniform(-1, 1, 3) * sampling.euler_noise_degrees
         euler_13 = torch.from_numpy(face.euler + noise_3).float()[None]
         pixels_HW3 = torch.from_numpy(resized(face.crop, self.aligner.config.image_size).copy())

@@ -19,31 +19,34 @@ from faithfulfaces.prior import Prior
 def release(learner: Learner, folder: Path, world: World) -> None:
     """Write the trained parts as `FaithfulFacesPipeline.from_pretrained` reads them; every process must call.
 
-    A run without a base has no prior to inject S with, and writes nothing. A run without an aligner writes the base,
-    as diffusers' `save_pretrained` does.
+    A run without a base has no prior to inject S with, and writes nothing. A run without an aligner writes its LoRA, or
+    where it has none the base, as diffusers' `save_pretrained` does.
     """
     if learner.transformer is None:
         return
-    if learner.prior is None or learner.aligner is None:
+    config = learner.config
+    if config.lora is None:
         _release_base(learner.transformer, folder, world)
         return
-    config = learner.config
     adapters = lora.state(learner.transformer)
     # gathering is collective: all processes go through all tensors in one order
     tensors = {name: _whole(tensor) for name, tensor in adapters.tensors.items()}
-    aligner, prior = _whole_state(learner.aligner), _whole_state(learner.prior)
+    states = [_whole_state(part) for part in (learner.aligner, learner.prior) if part is not None]
     if world.first:
-        width = len(prior["projection.weight"]) // (6 if config.injection == "modulation" else 1)
-        parts = Parts(
-            _filled(PoseSharedIdentityAligner(config.aligner), aligner),
-            _filled(Prior(config.aligner.dim, width, config.injection), prior),
-            LoraWeights(tensors, adapters.alpha),
-        )
+        parts = Parts(None, None, LoraWeights(tensors, adapters.alpha))
+        if config.aligner is not None:
+            aligner, prior = states
+            width = len(prior["projection.weight"]) // (6 if config.injection == "modulation" else 1)
+            parts = parts._replace(
+                aligner=_filled(PoseSharedIdentityAligner(config.aligner), aligner),
+                prior=_filled(Prior(config.aligner.dim, width, config.injection), prior),
+            )
         about = ModelConfig(
             aligner=config.aligner,
             injection=config.injection,
             base=config.base.folder,
             sampling={name: getattr(config.data, name) for name in ("width", "height", "num_frames", "text_tokens")},
+            seed=config.seed,
         )
         save_model(folder, about, parts)
     barrier(world)

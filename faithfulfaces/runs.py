@@ -44,7 +44,10 @@ def open_aligner(folder: Path) -> Trained:
     model = model_folder(folder)
     steps = [folder] if (folder / checkpoint.MARKER).is_file() else checkpoint.complete(folder / "checkpoints")
     if model != folder or not steps:
-        return Trained(load_model(model)[1].aligner, model, log)
+        aligner = load_model(model)[1].aligner
+        if aligner is None:
+            raise UserError(f"{model} was trained without an aligner", "give a run of another recipe")
+        return Trained(aligner, model, log)
     return Trained(_of_step(steps[-1]), steps[-1], log)
 
 

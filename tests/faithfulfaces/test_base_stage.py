@@ -16,7 +16,10 @@ from faithfulfaces.data import VideoSampler
 from faithfulfaces.learner import build
 from faithfulfaces.log import read_log
 from faithfulfaces.madeup import made_up_clips
+from faithfulfaces.model import load_model
 from faithfulfaces.parallel import World
+from faithfulfaces.runs import open_aligner
+from ffbench.errors import UserError
 
 ALONE = World(0, 1, torch.device("cpu"), None)
 
@@ -65,9 +68,36 @@ def test_some_prompts_are_left_out() -> None:
         assert (one == two) == alike
 
 
-@pytest.mark.parametrize("field", ["aligner", "lora"])
+@pytest.mark.parametrize("field", ["base", "lora"])
 def test_parts_that_do_not_go_together_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=r"Train\.lora goes with"):
         dataclasses.replace(recipes.debug(), **{field: None})
     with pytest.raises(ValueError, match="nothing would be trained"):
         dataclasses.replace(recipes.debug(), aligner=None, base=None, lora=None)
+
+
+def test_a_lora_alone_learns_while_the_base_stays(tmp_path: Path) -> None:
+    """The row without aligner of Table 2: L_FM through the LoRA, no pairs, no prior."""
+    config = dataclasses.replace(recipes.debug(), aligner=None, steps=2)
+    learner = build(config, ALONE)
+    assert {("lora_" in name, p.requires_grad) for name, p in learner.named_parameters()} == {
+        (True, True),
+        (False, False),
+    }
+    train.run(config, tmp_path / "run")
+    logged = read_log(tmp_path / "run/log.jsonl")[-1]
+    assert "loss_fm" in logged
+    assert "loss_pia" not in logged
+    assert sorted(path.name for path in (tmp_path / "run/model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "pytorch_lora_weights.safetensors",
+    ]
+    about, parts = load_model(tmp_path / "run/model")
+    assert (about.aligner, parts.aligner, parts.prior) == (None, None, None)
+    (tmp_path / "run/model/pytorch_lora_weights.safetensors").unlink()
+    with pytest.raises(UserError, match="has neither an aligner nor"):
+        load_model(tmp_path / "run/model")
+    with pytest.raises(UserError, match="trained without an aligner"):
+        train.run(config, tmp_path / "other")
+        open_aligner(tmp_path / "other")
