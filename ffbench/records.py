@@ -7,12 +7,13 @@ missing number is written as null and read back as NaN; a record that holds one 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,8 @@ SCHEMA = 1
 Status = Literal["ok", "failed", "refused"]
 Scalar = str | int | float | bool | None
 R = TypeVar("R")
+_SCALARS = (str, int, bool)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Generation:
     utc: str = ""
     schema: int = SCHEMA
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """16 hex digits over everything the video depends on; device, workers and engine are not part of it."""
         return generation_key(
@@ -174,7 +177,7 @@ def derive_seed(suite: str, case_id: str, take: int) -> int:
 
 def to_json(record: Any) -> str:
     """One line of strict JSON (NaN becomes null)."""
-    return json.dumps(_plain(dataclasses.asdict(record)), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _ENCODE(_plain(record))
 
 
 def from_json(cls: type[R], line: str) -> R:
@@ -193,7 +196,11 @@ def from_json(cls: type[R], line: str) -> R:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
+    if value is None or type(value) in _SCALARS:
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
         if math.isnan(value):
             return None
         raise ValueError("a record cannot hold an infinite number")
@@ -201,43 +208,101 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in _fields(type(value))}
     return value
 
 
-def _build(cls: type[R], data: Mapping[str, Any]) -> R:
+@dataclass(frozen=True)
+class _Fields:
+    """How the fields of a record class are read; found out once a class, since 100,000 records are read at a time."""
+
+    read: Mapping[str, Callable[[Any], Any]]
+    """Field -> its value from JSON's; raises TypeError for a value of another type."""
+    required: frozenset[str]
+
+
+@functools.cache
+def _fields(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+@functools.cache
+def _readers(cls: type[Any]) -> _Fields:
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    required = {
-        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    absent = sorted(required - set(data))
+    required = (
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+    return _Fields({name: _reader(hints[name]) for name in _fields(cls)}, frozenset(required))
+
+
+def _build(cls: type[R], data: Mapping[str, Any]) -> R:
+    readers = _readers(cls)
+    unknown, absent = sorted(data.keys() - readers.read.keys()), sorted(readers.required - data.keys())
     if unknown or absent:
         raise ValueError(f"{cls.__name__}: unknown fields {unknown}, missing fields {absent}")
-    return cls(**{name: _coerce(f"{cls.__name__}.{name}", hints[name], value) for name, value in data.items()})
+    values = {}
+    for name, value in data.items():
+        try:
+            values[name] = readers.read[name](value)
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__}.{name}: {error}") from error
+    return cls(**values)
 
 
-def _coerce(where: str, hint: Any, value: Any) -> Any:
-    origin = typing.get_origin(hint)
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    """What reads a value of a type from JSON's, raising TypeError for another."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or origin in (typing.Union, types.UnionType):
-        return value
+        return _as_it_is
     if hint is float:
-        if value is None:
-            return math.nan
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_coerce(where, typing.get_args(hint)[0], item) for item in value)
-    elif origin is typing.Literal:
-        if value in typing.get_args(hint):
-            return value
-    elif origin is not None:
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif dataclasses.is_dataclass(hint):
-        if isinstance(value, Mapping):
-            return _build(typing.cast(type[Any], hint), value)
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return _read_float
+    if origin is tuple:
+        return functools.partial(_read_tuple, _reader(inner[0]))
+    if origin is typing.Literal:
+        return functools.partial(_read_literal, inner)
+    if origin is not None:
+        return _read_mapping
+    if dataclasses.is_dataclass(hint):
+        return lambda value: _build(typing.cast(type[Any], hint), _read_mapping(value))
+    return functools.partial(_read_exactly, hint)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _read_float(value: Any) -> float:
+    if type(value) is float:
         return value
-    raise ValueError(f"{where}: expected {hint}, got {value!r}")
+    if value is None:
+        return math.nan
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    raise TypeError(f"expected a number, got {value!r}")
+
+
+def _read_tuple(read: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {value!r}")
+    return tuple([read(item) for item in value])
+
+
+def _read_literal(allowed: tuple[Any, ...], value: Any) -> Any:
+    if value not in allowed:
+        raise TypeError(f"expected one of {', '.join(map(str, allowed))}, got {value!r}")
+    return value
+
+
+def _read_mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {value!r}")
+    return value
+
+
+def _read_exactly(kind: type[Any], value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, got {value!r}")
+    return value

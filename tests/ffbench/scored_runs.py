@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +147,7 @@ def _make_video(run: Run, made: Made, case: Case, recipe: Protocol, index: int) 
 
         write_mp4(path, _frames(number), 8.0)
     sha256 = hashlib.sha256(path.read_bytes() if path.is_file() else generation.key.encode()).hexdigest()
-    generation = Generation(**{**vars(generation), "video": f"videos/{path.name}", "video_sha256": sha256})
+    generation = replace(generation, video=f"videos/{path.name}", video_sha256=sha256)
     run.append_generations([generation])
     random = np.random.default_rng(number)
     yaw = np.linspace(-made.turn, made.turn, FRAMES)
