@@ -1,0 +1,137 @@
+"""What the loop asks of workers, and what it hears from them."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ffbench.engine.schedule import Place
+from ffbench.engine.work import Job, Worker
+from ffbench.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The worker has loaded what it needs."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The oldest task that the worker was sent has this value."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The oldest task that the worker was sent, or its opening, has raised."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The worker has ended; how."""
+
+    reason: str
+
+
+Event = Opened | Done | Raised | Gone
+
+
+class Crew(Protocol):
+    """Workers by number, each working through what it is sent in order."""
+
+    size: int
+
+    def start(self, number: int, job: Job) -> None:
+        """Begin to open a worker; `Opened`, `Raised` or `Gone` follows."""
+        ...
+
+    def send(self, number: int, place: Place, payload: Any) -> None:
+        """Queue a task; also before the worker is open."""
+        ...
+
+    def leave(self, number: int) -> None:
+        """Let a worker end in peace; `Gone` follows."""
+        ...
+
+    def kill(self, number: int) -> None:
+        """End a worker at once; nothing follows."""
+        ...
+
+    def wait(self, timeout: float) -> list[tuple[int, Event]]:
+        """What has happened, by worker, in order; waits for something up to `timeout` seconds."""
+        ...
+
+    def close(self, patience: float) -> None:
+        """End all workers, within `patience` seconds where they are idle."""
+        ...
+
+
+class Desk:
+    """A worker's own side: makes the class, and turns what it raises into events."""
+
+    def __init__(self, target: str, config: Any) -> None:
+        self._target = target
+        self._config = config
+        self._worker: Worker | None = None
+        self._busy = False
+
+    def open(self) -> Event:
+        """Make and open the worker."""
+        module, _, name = self._target.partition(":")
+        try:
+            worker: Worker = getattr(importlib.import_module(module), name)(self._config)
+            worker.open()
+        except Exception as error:  # noqa: BLE001 - it crosses to the caller, who stops
+            told = _told(error)
+            if isinstance(told, UserError | OSError):
+                return Raised(told)
+            return Raised(UserError(f"a worker ({name}) could not open: {told}", "the traceback is above"))
+        self._worker = worker
+        return Opened()
+
+    def ahead(self, payload: Any) -> None:
+        """Let the worker prepare a task that will come, if it is at work and can."""
+        prepare = getattr(self._worker, "ahead", None)
+        if prepare is not None and self._busy:
+            prepare(payload)
+
+    def do(self, payload: Any, coming: Sequence[Any] = ()) -> Event:
+        """Do a task, while those that wait behind it are prepared."""
+        assert self._worker is not None
+        self._busy = True
+        for one in coming:
+            self.ahead(one)
+        try:
+            return Done(self._worker.do(payload))
+        except Exception as error:  # noqa: BLE001 - it becomes the task's result
+            return Raised(_told(error))
+        finally:
+            self._busy = False
+
+    def close(self) -> None:
+        """Close the worker, if it is open."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+
+def _told(error: Exception) -> Exception:
+    """The error in a form that crosses to any process: types of the caller's alone, texts without folders."""
+    if isinstance(error, UserError):
+        return UserError(error.what, error.fix)
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return OSError(error.errno, error.strerror)
+    traceback.print_exception(error)
+    last = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(last))
+    return RuntimeError(f"{type(error).__name__}: {error} ({where})")

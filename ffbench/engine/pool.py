@@ -1,0 +1,167 @@
+"""Workers that stay open between runs, and the one loop that feeds them, whatever they are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ffbench.engine.crew import Crew, Done, Event, Gone, Opened, Raised
+from ffbench.engine.schedule import Place, Schedule
+from ffbench.engine.work import Engine, Job, Result
+from ffbench.errors import UserError
+from ffbench.progress import note
+
+MAX_FALLS = 5
+"""Workers that may die one after the other, without a result between them, before the run stops; at least as many as
+there are workers."""
+PATIENCE = 60.0
+"""Seconds without any worker at work after which a line says so."""
+
+
+@dataclass
+class _Slot:
+    """One worker, or the place of one."""
+
+    job: Job | None = None
+    """What it was started for."""
+    open: bool = False
+    leaving: bool = False
+    sent: deque[Place] = field(default_factory=deque)
+    last: Place | None = None
+
+
+class Pool:
+    """Workers of an engine. Made by `open_pool`; one run at a time."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._slots = [_Slot() for _ in range(crew.size)]
+        self._falls = 0
+
+    @property
+    def size(self) -> int:
+        """How many workers there are at most."""
+        return len(self._slots)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
+        """The results of all tasks of all jobs, as they come.
+
+        A worker that dies is replaced, and its task is given to another; the task over which a second one dies is
+        `lost`.
+
+        Raises:
+            UserError: what a worker asks of the user; a worker that cannot be opened; workers that die again and again.
+            OSError: a worker's disk is full.
+        """
+        plan = Schedule([[task.group for task in job.tasks] for job in jobs])
+        for slot in self._slots:
+            slot.last = None
+        idle = 0.0
+        try:
+            while plan.left:
+                self._feed(plan, jobs)
+                events = self._crew.wait(1.0)
+                idle = 0.0 if events or any(slot.open for slot in self._slots) else idle + 1.0
+                if idle == PATIENCE:
+                    note(f"no worker has started after {PATIENCE:.0f} s; still waiting")
+                for number, event in events:
+                    yield from self._take(plan, number, event)
+        finally:
+            for number, slot in enumerate(self._slots):
+                if slot.sent:  # the caller has stopped early; nobody will ask for what is on its way
+                    self._crew.kill(number)
+                    self._slots[number] = _Slot()
+
+    def _feed(self, plan: Schedule, jobs: Sequence[Job]) -> None:
+        for number, slot in enumerate(self._slots):
+            while not slot.leaving and (
+                not slot.sent or (slot.open and len(slot.sent) <= jobs[slot.sent[0].job].ahead)
+            ):
+                others = [one.sent[-1] for one in self._slots if one.sent and one is not slot]
+                place = plan.next(slot.last, others)
+                if place is None:
+                    break
+                job = jobs[place.job]
+                if slot.job is None:
+                    slot.job = job
+                    self._crew.start(number, job)
+                elif slot.sent and place.job != slot.sent[0].job:
+                    plan.put_back([place])
+                    break
+                elif (slot.job.worker, slot.job.config) != (job.worker, job.config):
+                    plan.put_back([place])
+                    slot.leaving = True
+                    self._crew.leave(number)
+                    break
+                slot.sent.append(place)
+                slot.last = place
+                self._crew.send(number, place, job.tasks[place.task].payload)
+
+    def _take(self, plan: Schedule, number: int, event: Event) -> Iterator[Result]:
+        slot = self._slots[number]
+        match event:
+            case Opened():
+                slot.open = True
+            case Done(value):
+                self._falls = 0
+                plan.ended()
+                place = slot.sent.popleft()
+                yield Result(place.job, place.task, value)
+            case Raised(error):
+                if isinstance(error, UserError | OSError):
+                    raise error
+                self._falls = 0
+                plan.ended()
+                place = slot.sent.popleft()
+                yield Result(place.job, place.task, error=str(error))
+            case Gone(reason):
+                self._slots[number] = _Slot(last=slot.last)
+                if not slot.leaving:
+                    yield from self._fallen(plan, slot, reason)
+
+    def _fallen(self, plan: Schedule, slot: _Slot, reason: str) -> Iterator[Result]:
+        """A worker died: the task in work is to blame where it was open, the ones behind it are not."""
+        self._falls += 1
+        blamed = [slot.sent.popleft()] if slot.open and slot.sent else []
+        plan.put_back(list(slot.sent))
+        for place in blamed:
+            if plan.died(place):
+                plan.ended()
+                yield Result(place.job, place.task, error=reason, lost=True)
+        if self._falls >= max(MAX_FALLS, 2 * self.size):
+            raise UserError(
+                f"{self._falls} workers died one after the other without a result; the last: {reason}",
+                "see what is above; the same command goes on",
+            )
+
+
+@contextmanager
+def open_pool(engine: Engine) -> Iterator[Pool]:
+    """Workers of an engine, ended at the end: in peace, or at once after an error.
+
+    Raises:
+        UserError: for a Ray cluster that cannot be had.
+    """
+    crew = _crew(engine)
+    patience = 0.0
+    try:
+        yield Pool(crew)
+        patience = 10.0
+    finally:
+        crew.close(patience)
+
+
+def _crew(engine: Engine) -> Crew:
+    if engine.kind == "ray":
+        from ffbench.engine.cluster import RayCrew
+
+        return RayCrew(engine)
+    if engine.kind == "local":
+        from ffbench.engine.local import LocalCrew
+
+        return LocalCrew(engine)
+    from ffbench.engine.here import HereCrew
+
+    return HereCrew()

@@ -1,0 +1,213 @@
+"""The loop over workers: here and in processes, with deaths, hangs of callers, job changes and errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ffbench.engine import Engine, Job, Result, Task, open_pool
+from ffbench.errors import UserError
+
+WORKERS = """
+import errno, os, signal, time
+from pathlib import Path
+from ffbench.errors import UserError
+
+class Toy:
+    def __init__(self, config):
+        self.folder, self.how = Path(config["folder"]), config.get("how", "")
+        self.prepared = []
+    def open(self):
+        if self.how == "asks":
+            raise UserError("no key", "get one")
+        if self.how == "breaks":
+            raise ValueError("no weights")
+        if self.how == "dies":
+            os._exit(3)
+        (self.folder / f"open-{os.getpid()}-{time.monotonic_ns()}").touch()
+    def ahead(self, payload):
+        self.prepared.append(payload)
+    def do(self, payload):
+        what, number = payload
+        with (self.folder / "log").open("a") as log:
+            log.write(f"{os.getpid()} {what} {number}\\n")
+        if what == "sleep":
+            time.sleep(number)
+        if what == "raise":
+            raise ValueError(f"bad {number}")
+        if what == "ask":
+            raise UserError("no credit", "top up")
+        if what == "full":
+            raise OSError(errno.ENOSPC, "full")
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "die once":
+            mark = self.folder / f"died-{number}"
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        if what == "prepared":
+            return payload in self.prepared
+        if what == "print":
+            print("on stdout")
+        return [os.getpid(), number * 2, os.environ.get("OMP_NUM_THREADS", "")]
+    def close(self):
+        (self.folder / f"close-{os.getpid()}").touch()
+
+class Other(Toy):
+    pass
+"""
+ENGINES = [Engine("here"), Engine("local", 1), Engine("local", 2)]
+
+
+@pytest.fixture(autouse=True)
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toyworkers.py").write_text(WORKERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def job(folder: Path, payloads: list[tuple[str, object]], ahead: int = 0, how: str = "", cls: str = "Toy") -> Job:
+    tasks = [Task(payload, str(payload[0])) for payload in payloads]
+    return Job(f"toyworkers:{cls}", {"folder": str(folder), "how": how}, tasks, ahead=ahead)
+
+
+def run(engine: Engine, *jobs: Job) -> list[Result]:
+    with open_pool(engine) as pool:
+        return list(pool.run(jobs))
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_each_task_gets_one_result(engine: Engine, tmp_path: Path) -> None:
+    done = run(engine, job(tmp_path, [("double", n) for n in range(20)], ahead=1))
+    assert sorted((one.job, one.task, one.value[1], one.error) for one in done) == [
+        (0, n, 2 * n, "") for n in range(20)
+    ]
+    pids = {one.value[0] for one in done}
+    assert (os.getpid() in pids) == (engine.kind == "here") and 1 <= len(pids) <= max(1, engine.workers)
+    opened = list(tmp_path.glob("open-*"))
+    assert len(opened) == len({p.name.split("-")[1] for p in opened}) <= max(1, engine.workers)
+    assert len(list(tmp_path.glob("close-*"))) == len(opened)
+
+
+def test_workers_work_side_by_side_on_their_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    done = run(Engine("local", 2), job(tmp_path, [("sleep", 0.3)] * 6))
+    assert len({one.value[0] for one in done}) == 2
+    assert {one.value[2] for one in done} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_what_do_raises_is_the_result_of_that_task(engine: Engine, tmp_path: Path) -> None:
+    done = run(engine, job(tmp_path, [("double", 1), ("raise", 7), ("double", 2)]))
+    errors = {one.task: one.error for one in done}
+    assert errors[0] == errors[2] == "" and errors[1].startswith("ValueError: bad 7 (toyworkers.py:")
+    assert not any(one.lost for one in done)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_what_the_user_can_mend_ends_the_run(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no credit") as caught:
+        run(engine, job(tmp_path, [("ask", 1), ("double", 1)]))
+    assert caught.value.fix == "top up"
+    with pytest.raises(OSError, match="No space left") as full:
+        run(engine, job(tmp_path, [("full", 1)]))
+    assert full.value.errno == 28
+    with pytest.raises(UserError, match="no key"):
+        run(engine, job(tmp_path, [("double", 1)], how="asks"))
+    with pytest.raises(UserError, match=r"a worker \(Toy\) could not open: ValueError: no weights"):
+        run(engine, job(tmp_path, [("double", 1)], how="breaks"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_that_kills_twice_is_lost_and_no_other(workers: int, tmp_path: Path) -> None:
+    payloads = [("double", 1), ("die", 0), ("die once", 5), ("double", 2), ("double", 3)]
+    done = {one.task: one for one in run(Engine("local", workers), job(tmp_path, payloads, ahead=1))}
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert done[1].lost and done[1].error == "the worker was killed by SIGKILL"
+    assert [done[n].value[1] for n in (0, 2, 3, 4)] == [2, 10, 4, 6]
+    begun = Counter(line.split(maxsplit=1)[1] for line in (tmp_path / "log").read_text().splitlines())
+    assert begun["die 0"] == 2 and begun["die once 5"] == 2
+    assert all(count == 1 for what, count in begun.items() if what.startswith("double"))
+
+
+def test_workers_that_only_die_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="5 workers died one after the other") as caught:
+        run(Engine("local", 1), job(tmp_path, [("double", 1)], how="dies"))
+    assert "exit code 3" in caught.value.what
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_leftover_workers_take_the_next_job(engine: Engine, tmp_path: Path) -> None:
+    first, second = job(tmp_path, [("sleep", 0.2)] * 3), job(tmp_path, [("double", 4)] * 5, cls="Other")
+    done = run(engine, first, second)
+    assert Counter(one.job for one in done) == {0: 3, 1: 5}
+    # one worker finishes the first job first; a second one goes on with the next before that
+    begun = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert begun[:2] == ["sleep", "sleep"]
+    if engine.workers < 2:
+        assert begun == ["sleep"] * 3 + ["double"] * 5
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_open_workers_serve_the_next_run(engine: Engine, tmp_path: Path) -> None:
+    with open_pool(engine) as pool:
+        for _ in range(3):
+            assert len(list(pool.run([job(tmp_path, [("double", n) for n in range(4)])]))) == 4
+    opened = [path.name.rpartition("-")[0] for path in tmp_path.glob("open-*")]
+    assert len(opened) <= max(1, engine.workers)
+
+
+@pytest.mark.parametrize("engine", [Engine("here"), Engine("local", 1)], ids=str)
+def test_a_worker_is_shown_what_comes(engine: Engine, tmp_path: Path) -> None:
+    done = run(engine, job(tmp_path, [("sleep", 0.2), ("prepared", 1)], ahead=1))
+    values = {one.task: one.value for one in done}
+    assert values[1]
+
+
+def test_a_caller_that_stops_early_leaves_no_process(tmp_path: Path) -> None:
+    with open_pool(Engine("local", 2)) as pool:
+        results = pool.run([job(tmp_path, [("double", 1), ("sleep", 60), ("sleep", 60)])])
+        next(results)
+        results.close()
+        pids = {int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()}
+        assert len(list(pool.run([job(tmp_path, [("double", 1)])]))) == 1
+    with pytest.raises(KeyboardInterrupt), open_pool(Engine("local", 2)) as pool:
+        next(pool.run([job(tmp_path, [("double", 1), ("sleep", 60), ("sleep", 60)])]))
+        raise KeyboardInterrupt
+    pids |= {int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()}
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_workers_die_with_the_caller(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from ffbench.engine import Engine, Job, Task, open_pool\n"
+        "job = Job('toyworkers:Toy', {'folder': sys.argv[1]}, [Task(('sleep', 60))] * 2)\n"
+        "with open_pool(Engine('local', 2)) as pool: list(pool.run([job]))\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    log = tmp_path / "log"
+    until = time.monotonic() + 30
+    while (not log.exists() or log.read_text().count("\n") < 2) and time.monotonic() < until:
+        time.sleep(0.02)
+    pids = [int(line.split()[0]) for line in log.read_text().splitlines()]
+    caller.send_signal(signal.SIGKILL)
+    caller.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_prints_of_workers_do_not_reach_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(Engine("local", 1), job(tmp_path, [("print", 1)]))
+    out, err = capfd.readouterr()
+    assert out == "" and "on stdout" in err
