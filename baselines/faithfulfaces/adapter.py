@@ -13,7 +13,7 @@ from PIL import Image
 from ffbench.contract import Output, RefusedError, Request, Runtime
 from ffbench.embedded import folder_of
 from ffbench.errors import UserError
-from ffbench.records import Scalar
+from ffbench.records import Reference, Scalar
 
 SAMPLING = {
     "width": "width",
@@ -40,6 +40,7 @@ class FaithfulFaces:
         self._pipe: Any = None
         self._sampling: Any = None
         self._notes: dict[str, Scalar] = {}
+        self._known: dict[str, Any] = {}
 
     def load(self, runtime: Runtime) -> None:
         """Open the checkpoint, then the base that it was trained on.
@@ -47,6 +48,9 @@ class FaithfulFaces:
         Raises:
             UserError: a folder that is missing or does not fit, naming the setting.
         """
+        from baselines.wan.memory import remember
+        from baselines.wan.networks import fits
+        from baselines.wan.text import PromptEncoder
         from faithfulfaces.backbone import DTYPES, load_vace
         from faithfulfaces.config import WEIGHTLESS_FACES, Faces
         from faithfulfaces.faces import open_faces
@@ -61,8 +65,17 @@ class FaithfulFaces:
         readers = {"checkpoint": config.faces, "paper": Faces(), "weightless": WEIGHTLESS_FACES}
         base = _folder(settings, "base", config.base, f"download {config.base} whole")
         faces = open_faces(_choice(settings, "faces", readers), runtime.device)
-        self._pipe = FaithfulFacesPipeline(load_vace(base, dtype), config, parts, faces).to(runtime.device)
-        self._pipe.vace.set_progress_bar_config(disable=True)
+        vace = load_vace(base, dtype)
+        prompts = PromptEncoder(vace.tokenizer, vace.text_encoder, runtime.device, self._sampling.text_tokens)
+        # the pipeline must not carry it onto the device: it is there only while it encodes
+        vace.register_modules(tokenizer=None, text_encoder=None)
+        remember(vace, prompts)
+        vace.set_progress_bar_config(disable=True)
+        self._pipe = FaithfulFacesPipeline(vace, config, parts, faces)
+        if fits(runtime.device, (vace.transformer, vace.vae, prompts.encoder)):
+            self._pipe.to(runtime.device)
+        else:
+            vace.enable_model_cpu_offload(device=runtime.device)
         # the path is in the key, the bytes are not: the record says which they were
         self._notes = {"faces": faces.id}
         for name in (WEIGHTS, LORA):
@@ -77,17 +90,22 @@ class FaithfulFaces:
             RefusedError: a reference without a face.
         """
         for request in requests:
-            reference = request.case.references[0]
-            with Image.open(Path(reference.path)) as image:
-                picture = np.asarray(image.convert("RGB"))
-            try:
-                face = self._pipe.faces.read(picture)
-            except UserError as error:
-                raise RefusedError(error.what) from error
+            face = self._face(request.case.references[0])
             pitch, yaw, roll = (float(angle) for angle in face.euler)
             frames = self._pipe.generate(face, request.case.prompt, request.seed, self._sampling)
             angles = {"reference_pitch": pitch, "reference_yaw": yaw, "reference_roll": roll}
             yield Output(frames, float(self._settings["fps"] or 0), notes={**self._notes, **angles})
+
+    def _face(self, reference: Reference) -> Any:
+        """What the face reader finds, once a person."""
+        if reference.sha256 not in self._known:
+            with Image.open(Path(reference.path)) as image:
+                picture = np.asarray(image.convert("RGB"))
+            try:
+                self._known[reference.sha256] = self._pipe.faces.read(picture)
+            except UserError as error:
+                raise RefusedError(error.what) from error
+        return self._known[reference.sha256]
 
 
 def _folder(settings: Mapping[str, Scalar], name: str, otherwise: str, how: str) -> Path:

@@ -12,13 +12,14 @@ from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransform
 from PIL import Image
 
 from baselines.faces.mtcnn import FaceCropper
-from baselines.wan.loading import expect, load_part, read_json
+from baselines.wan.loading import expect, load_part, load_transformer, read_json
+from baselines.wan.memory import remember
 from baselines.wan.networks import fits
 from baselines.wan.sampling import WanUniPC, unipc
 from baselines.wan.settings import Sampling, choice, place
 from baselines.wan.text import PromptEncoder, load_prompts
 from ffbench.contract import Output, Request, Runtime
-from ffbench.records import Scalar
+from ffbench.records import Reference, Scalar
 
 LEVELS = {"wan": WanUniPC, "diffusers": UniPCMultistepScheduler}
 """Noise levels: those of VACE's own script, or those that diffusers gives UniPC."""
@@ -33,6 +34,7 @@ class Vace:
         self._levels = LEVELS[choice(settings, "levels", LEVELS)]
         self._crops = choice(settings, "reference", ("whole", "face")) == "face"
         self._crop: FaceCropper | None = None
+        self._known: dict[str, Image.Image] = {}
 
     def load(self, runtime: Runtime) -> None:
         """Open the base: any VACE folder in diffusers' layout.
@@ -48,6 +50,7 @@ class Vace:
         self._prompts: PromptEncoder = load_prompts(
             base, dtype, runtime.device, int(self._settings["text_tokens"] or 0)
         )
+        remember(self._pipe, self._prompts)
         if fits(runtime.device, (self._pipe.transformer, self._pipe.vae, self._prompts.encoder)):
             self._pipe.to(runtime.device)
         else:
@@ -63,10 +66,10 @@ class Vace:
         sampling = self._sampling
         for request in requests:
             video = self._pipe(
-                prompt_embeds=self._prompts(request.case.prompt),
-                negative_prompt_embeds=self._prompts(sampling.negative_prompt),
+                prompt=request.case.prompt,
+                negative_prompt=sampling.negative_prompt,
                 # the pipeline puts each reference before the last one
-                reference_images=[self._photograph(ref.path) for ref in reversed(request.case.references)],
+                reference_images=[self._photograph(ref) for ref in reversed(request.case.references)],
                 conditioning_scale=float(self._settings["conditioning_scale"] or 0),
                 width=sampling.width,
                 height=sampling.height,
@@ -79,9 +82,11 @@ class Vace:
                 raise FloatingPointError("the network made values that are not finite; try dtype bfloat16 or float32")
             yield Output(np.asarray((video * 255).round(), np.uint8), sampling.fps)
 
-    def _photograph(self, path: str) -> Image.Image:
-        photograph = Image.open(path).convert("RGB")
-        return self._crop(photograph) if self._crop else photograph
+    def _photograph(self, reference: Reference) -> Image.Image:
+        if reference.sha256 not in self._known:
+            photograph = Image.open(reference.path).convert("RGB")
+            self._known[reference.sha256] = self._crop(photograph) if self._crop else photograph
+        return self._known[reference.sha256]
 
 
 def load_pipeline(base: Path, dtype: torch.dtype, scheduler: UniPCMultistepScheduler) -> Any:
@@ -99,7 +104,7 @@ def load_pipeline(base: Path, dtype: torch.dtype, scheduler: UniPCMultistepSched
     pipe = WanVACEPipeline(
         tokenizer=None,
         text_encoder=None,
-        transformer=load_part(base, "transformer", dtype, WanVACETransformer3DModel),
+        transformer=load_transformer(base, dtype, WanVACETransformer3DModel),
         vae=load_part(base, "vae", torch.float32),
         scheduler=scheduler,
     )

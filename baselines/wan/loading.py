@@ -118,48 +118,74 @@ def refuse_gaps(source: Path, missing: Any, unexpected: Any) -> None:
             )
 
 
-def load_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """`WanTransformer3DModel` of a folder in diffusers' layout; norms, modulation and time embedding in float32.
+def load_transformer(folder: Path, dtype: torch.dtype, cls: type | None = None) -> nn.Module:
+    """The transformer of a folder in diffusers' layout; norms, modulation and time embedding in float32.
+
+    Its shards may also be those that Wan's authors publish, in their own key layout, put beside config.json.
+
+    Args:
+        folder: with transformer/.
+        dtype: of the large weights.
+        cls: `WanTransformer3DModel` unless another is given.
 
     Raises:
-        UserError: as `load_part`.
+        UserError: as `load_part` and `load_original`.
     """
     from diffusers import WanTransformer3DModel
 
-    network: nn.Module = load_part(folder, "transformer", dtype, WanTransformer3DModel)
+    cls = cls or WanTransformer3DModel
+    if _is_original(folder / "transformer"):
+        return load_original(folder / "transformer", folder, dtype, cls)
+    network: nn.Module = load_part(folder, "transformer", dtype, cls)
     return network
 
 
-def load_original(checkpoint: Path, config: Path, dtype: torch.dtype) -> nn.Module:
-    """`WanTransformer3DModel` from shards (or one file) in Wan's own key layout.
+def load_original(checkpoint: Path, config: Path, dtype: torch.dtype, cls: type | None = None) -> nn.Module:
+    """A transformer from shards (or one file) in Wan's own key layout.
 
     Args:
         checkpoint: a file of tensors, or a folder of safetensors.
         config: folder in diffusers' layout whose transformer/config.json describes the network.
         dtype: as `load_part`; the float32 modules are taken from the stored values before anything is rounded.
+        cls: `WanTransformer3DModel` unless another is given.
 
     Raises:
         UserError: no shards, or keys or shapes that do not fit.
     """
-    return from_original(merged(checkpoint), checkpoint, config, dtype)
+    return from_original(merged(checkpoint), checkpoint, config, dtype, cls)
 
 
-def from_original(stored: dict[str, torch.Tensor], checkpoint: Path, config: Path, dtype: torch.dtype) -> nn.Module:
+def from_original(
+    stored: dict[str, torch.Tensor], checkpoint: Path, config: Path, dtype: torch.dtype, cls: Any = None
+) -> nn.Module:
     """As `load_original`, of tensors that were read already; `checkpoint` is for messages."""
     from diffusers import WanTransformer3DModel
 
-    expected = expected_keys(WanTransformer3DModel, config)
+    cls = cls or WanTransformer3DModel
+    expected = expected_keys(cls, config)
     renamed = _renamed(stored)
     refuse_gaps(checkpoint, expected - renamed, renamed - expected)
     try:
-        network = WanTransformer3DModel.from_single_file(
-            stored, config=str(config), subfolder="transformer", local_files_only=True
-        )
+        network = cls.from_single_file(stored, config=str(config), subfolder="transformer", local_files_only=True)
     except DAMAGE as error:
         raise UserError(
             f"{checkpoint} does not fit {config}: {line(error)}", "give the folder it belongs to"
         ) from error
     return cast(network, dtype).eval().requires_grad_(False)
+
+
+def _is_original(folder: Path) -> bool:
+    """Whether one of a folder's safetensors holds `head.modulation`, which diffusers calls `scale_shift_table`."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as tensors:
+                if "head.modulation" in tensors.keys():  # noqa: SIM118 - it is no dictionary
+                    return True
+        except (OSError, SafetensorError):
+            return False  # whoever loads it says what is wrong
+    return False
 
 
 def merged(checkpoint: Path) -> dict[str, torch.Tensor]:

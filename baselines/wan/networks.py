@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,7 @@ from baselines.wan import latents as autoencoder
 from baselines.wan.latents import load_vae
 from baselines.wan.sampling import Velocity, sample
 from baselines.wan.text import PromptEncoder, load_prompts
-from ffbench.errors import UserError
-
-OFFLOAD = "FFBENCH_OFFLOAD"
-"""`always` or `never`; by default what the device's memory asks for. It changes no video, so it is no setting."""
-ROOM = 24 * 2**30
-"""Bytes for activations beside the weights: an estimate for 81 frames of 832x480, not measured."""
+from ffbench.offload import level, wish
 
 
 class Networks:
@@ -81,15 +75,13 @@ def load_networks(base: Path, transformer: nn.Module, dtype: torch.dtype, device
 
 
 def fits(device: str, networks: Sequence[nn.Module]) -> bool:
-    """Whether the device's memory holds the networks together with room to work.
+    """Whether the networks stay on the device together, by `ffbench.offload`; on another device than CUDA always.
 
     Raises:
         UserError: the environment variable says neither always nor never.
     """
-    wish = os.environ.get(OFFLOAD, "")
-    if wish not in ("", "always", "never"):
-        raise UserError(f"{OFFLOAD}={wish} is neither always nor never", f"unset {OFFLOAD}, or give one of the two")
-    if wish or torch.device(device).type != "cuda":
-        return wish != "always"
-    weights = sum(tensor.numel() * tensor.element_size() for network in networks for tensor in network.parameters())
-    return bool(torch.cuda.mem_get_info(torch.device(device))[1] >= weights + ROOM)
+    wanted = wish()
+    if wanted or torch.device(device).type != "cuda":
+        return wanted != "always"
+    sizes = [sum(t.numel() * t.element_size() for t in network.parameters()) / 2**30 for network in networks]
+    return level(sizes, torch.cuda.mem_get_info(torch.device(device))[1] / 2**30) == "together"
