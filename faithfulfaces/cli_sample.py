@@ -59,7 +59,7 @@ def sample(
     from faithfulfaces.backbone import DTYPES, load_vace
     from faithfulfaces.config import WEIGHTLESS_FACES, Faces
     from faithfulfaces.faces import open_faces
-    from faithfulfaces.model import load_model
+    from faithfulfaces.model import base_of, load_model
     from faithfulfaces.pipeline import FaithfulFacesPipeline, local_folder, sampling_of
     from faithfulfaces.runs import model_folder
     from ffbench.extract.loading import torch_device
@@ -75,6 +75,7 @@ def sample(
         raise UserError(f"--out {out} is no .mp4 file in a folder that exists", "give --out such as video.mp4")
     torch_device(device)
     config, parts = load_model(model_folder(local_folder(checkpoint, "the checkpoint")))
+    trained_on = base_of(config)
     sampling = sampling_of(config, {name: value for name, value in given.items() if value is not None})
     readers = {"checkpoint": config.faces, "paper": Faces(), "weightless": WEIGHTLESS_FACES}
     reader = open_faces(readers[faces], device)
@@ -82,7 +83,7 @@ def sample(
     face = reader.read(_picture(image), str(image))
     if not sys.stderr.isatty():
         _without_bars()
-    vace = load_vace(local_folder(base or config.base, "the base"), DTYPES[dtype])
+    vace = load_vace(local_folder(base or trained_on, "the base"), DTYPES[dtype])
     pipe = FaithfulFacesPipeline(vace, config, parts, reader).to(device)
     vace.set_progress_bar_config(disable=None)
     try:

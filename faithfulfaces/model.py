@@ -1,7 +1,8 @@
 """A trained FaithfulFaces on disk: what training adds to the base, in files that the ecosystem reads.
 
 config.json                        shapes of the aligner, injection, face reading, base
-model.safetensors                  aligner.* and prior.*, float32 (absent where only the LoRA was trained)
+model.safetensors                  aligner.* and prior.*, float32; no prior.* where the aligner was trained by itself
+                                   (absent where only the LoRA was trained)
 pytorch_lora_weights.safetensors   LoRA in diffusers' style (absent where only the aligner was trained)
 README.md                          model card
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner
 from faithfulfaces.config import Aligner, Faces
@@ -38,8 +39,8 @@ class ModelConfig:
     """None: trained without one, a LoRA alone."""
     injection: Injection = "add"
     faces: Faces = field(default_factory=Faces)
-    base: str = "Wan-AI/Wan2.1-VACE-14B-diffusers"
-    """Folder or hub name of the base that it was trained on."""
+    base: str | None = "Wan-AI/Wan2.1-VACE-14B-diffusers"
+    """Folder or hub name of the base that it was trained on; None: an aligner by itself, which makes no videos."""
     sampling: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     """Fields of `faithfulfaces.pipeline.Sampling` that this checkpoint wants otherwise, such as its frames' size."""
     seed: int | None = None
@@ -52,6 +53,7 @@ class Parts(NamedTuple):
     aligner: PoseSharedIdentityAligner | None
     """None, and no prior, where the LoRA was trained alone."""
     prior: Prior | None
+    """None, and no LoRA, where the aligner was trained alone."""
     lora: LoraWeights | None
 
 
@@ -89,11 +91,19 @@ def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
     if config.aligner is None:
         return config, Parts(None, None, _alone(folder, lora))
     tensors = load_state_dict(folder / WEIGHTS)
-    gate = tensors.get("prior.projection.weight")
-    width = base_width(gate, config.injection) if gate is not None else 1
-    aligner, prior = PoseSharedIdentityAligner(config.aligner), Prior(config.aligner.dim, width, config.injection)
-    own = {f"{name}.{key}" for name, net in (("aligner", aligner), ("prior", prior)) for key in net.state_dict()}
-    for name, net in (("aligner", aligner), ("prior", prior)):
+    aligner, prior = PoseSharedIdentityAligner(config.aligner), None
+    nets: dict[str, nn.Module] = {"aligner": aligner}
+    if config.base is not None:
+        gate = tensors.get("prior.projection.weight")
+        width = base_width(gate, config.injection) if gate is not None else 1
+        nets["prior"] = prior = Prior(config.aligner.dim, width, config.injection)
+    elif lora is not None:
+        raise UserError(
+            f"{folder / CONFIG} says that the aligner was trained without a base, and {LORA} is there",
+            "give the files of one save_pretrained",
+        )
+    own = {f"{name}.{key}" for name, net in nets.items() for key in net.state_dict()}
+    for name, net in nets.items():
         state = net.state_dict()
         unfit = [k for k, v in state.items() if getattr(tensors.get(f"{name}.{k}"), "shape", None) != v.shape]
         if unfit:
@@ -134,8 +144,14 @@ def with_lora(parts: Parts, config: ModelConfig, lora: LoraWeights, source: str)
         source: the LoRA's file, for messages.
 
     Raises:
-        UserError: when the LoRA's attentions are of another width than the base that the prior was trained on.
+        UserError: when the LoRA's attentions are of another width than the base that the prior was trained on, or the
+            aligner was trained without a base.
     """
+    if config.base is None:
+        raise UserError(
+            f"{source}: the checkpoint's aligner was trained without a base, so there is nothing that a LoRA adapts",
+            "give a checkpoint that was trained on a base",
+        )
     if parts.prior is None:
         return parts._replace(lora=lora)
     width = base_width(parts.prior.projection.weight, config.injection)
@@ -147,6 +163,20 @@ def with_lora(parts: Parts, config: ModelConfig, lora: LoraWeights, source: str)
                 "give a LoRA of the same base (14B: 5120, 1.3B: 1536)",
             )
     return parts._replace(lora=lora)
+
+
+def base_of(config: ModelConfig) -> str:
+    """Folder or hub name of the base that the parts were trained on.
+
+    Raises:
+        UserError: the aligner was trained by itself: no prior carries S into a base.
+    """
+    if config.base is None:
+        raise UserError(
+            "the checkpoint holds an aligner that was trained without a base, and makes no videos",
+            "train on a base (recipe vace1_3b), or look into the aligner (faithfulfaces analyse)",
+        )
+    return config.base
 
 
 def base_width(projection: Tensor, injection: Injection) -> int:
@@ -184,22 +214,8 @@ def _build(cls: Any, value: Mapping[str, Any]) -> Any:
     return cls(**value)
 
 
-def _model_card(config: ModelConfig, parts: Parts) -> str:
-    lora = f"rank {parts.lora.rank}, alpha {parts.lora.alpha:g}" if parts.lora else "none"
-    facts = {"base": config.base, "aligner": "none"}
-    if config.aligner is not None:
-        facts = {
-            "base": config.base,
-            "dictionary": f"{config.aligner.elements} elements of {config.aligner.dim}, "
-            f"{config.aligner.pooling} pooling",
-            "Euler embedding": "yes" if config.aligner.euler else "no",
-            "transformer blocks before the dictionary": str(config.aligner.depth),
-            "injection of S": config.injection,
-        }
-    facts["LoRA on q, k, v"] = lora
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"""---
-base_model: {config.base}
+_VIDEOS = """---
+base_model: {base}
 library_name: ffbench
 pipeline_tag: text-to-video
 tags: [identity-preserving, faithfulfaces, wan, vace, lora]
@@ -215,7 +231,47 @@ from faithfulfaces.pipeline import FaithfulFacesPipeline
 pipe = FaithfulFacesPipeline.from_pretrained("this folder or repository", device="cuda")
 frames = pipe(image, "a person boxes in a gym", seed=0)  # uint8 [81,480,832,3], 16 frames a second
 ```
+"""
+_FEATURES = """---
+library_name: ffbench
+pipeline_tag: image-feature-extraction
+tags: [faithfulfaces, face]
+---
 
+# FaithfulFaces: the pose-shared identity aligner
+
+One face crop and its Euler angles to one vector that stays the same when the head turns. It was trained without a base
+and makes no videos; `faithfulfaces analyse` looks into it.
+
+```python
+from pathlib import Path
+
+from faithfulfaces.model import load_model
+
+aligner = load_model(Path("this folder"))[1].aligner
+s = aligner(crops, euler).s_BD  # crops [B,3,{size},{size}] in -1..1, euler [B,3] pitch, yaw, roll in degrees
+```
+"""
+
+
+def _model_card(config: ModelConfig, parts: Parts) -> str:
+    facts = {"base": config.base or "none", "aligner": "none"}
+    if config.aligner is not None:
+        facts = {
+            "base": config.base or "none",
+            "dictionary": f"{config.aligner.elements} elements of {config.aligner.dim}, "
+            f"{config.aligner.pooling} pooling",
+            "Euler embedding": "yes" if config.aligner.euler else "no",
+            "transformer blocks before the dictionary": str(config.aligner.depth),
+        }
+    if config.aligner is not None and config.base is None:
+        head = _FEATURES.format(size=config.aligner.image_size)
+    else:
+        head = _VIDEOS.format(base=config.base)
+        facts["injection of S"] = config.injection if config.aligner is not None else "none"
+    facts["LoRA on q, k, v"] = f"rank {parts.lora.rank}, alpha {parts.lora.alpha:g}" if parts.lora else "none"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""{head}
 | part | value |
 |---|---|
 {rows}

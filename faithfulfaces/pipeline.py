@@ -20,7 +20,7 @@ from faithfulfaces.backbone import load_vace
 from faithfulfaces.config import Faces
 from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, resized
 from faithfulfaces.lora import load, state
-from faithfulfaces.model import ModelConfig, Parts, base_width, load_model, save_model
+from faithfulfaces.model import ModelConfig, Parts, base_of, base_width, load_model, save_model
 from ffbench.embedded import FOLDER, NAME
 from ffbench.errors import UserError
 
@@ -103,10 +103,11 @@ class FaithfulFacesPipeline:
         faces: finds the face and its pose.
 
     Raises:
-        UserError: parts that were trained on a base of another size.
+        UserError: parts that were trained on a base of another size, or on none.
     """
 
     def __init__(self, vace: WanVACEPipeline, config: ModelConfig, parts: Parts, faces: FaceReader) -> None:
+        base_of(config)
         arch = vace.transformer.config
         width = arch.num_attention_heads * arch.attention_head_dim
         wide = base_width(parts.prior.projection.weight, config.injection) if parts.prior is not None else width
@@ -140,11 +141,12 @@ class FaithfulFacesPipeline:
             faces: how faces are read; by default as the checkpoint says.
 
         Raises:
-            UserError: a file that is missing, damaged or of another shape.
+            UserError: a file that is missing, damaged or of another shape; an aligner that was trained by itself.
         """
         config, parts = load_model(local_folder(name, "the checkpoint"))
+        trained_on = base_of(config)
         reader = open_faces(faces or config.faces, device)
-        vace = load_vace(local_folder(base or config.base, "the base"), dtype)
+        vace = load_vace(local_folder(base or trained_on, "the base"), dtype)
         return cls(vace, config, parts, reader).to(device)
 
     def to(self, device: str) -> Self:

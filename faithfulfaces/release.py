@@ -2,57 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from faithfulfaces import lora
 from faithfulfaces.aligner import PoseSharedIdentityAligner
+from faithfulfaces.config import Train
 from faithfulfaces.learner import Learner
 from faithfulfaces.lora import LoraWeights
-from faithfulfaces.model import ModelConfig, Parts, save_model
+from faithfulfaces.model import ModelConfig, Parts, base_width, save_model
 from faithfulfaces.parallel import World, barrier
 from faithfulfaces.prior import Prior
 
 
 def release(learner: Learner, folder: Path, world: World) -> None:
-    """Write the trained parts as `FaithfulFacesPipeline.from_pretrained` reads them; every process must call.
+    """Write the trained parts as `faithfulfaces.model.load_model` reads them; every process must call.
 
-    A run without a base has no prior to inject S with, and writes nothing. A run without an aligner writes its LoRA, or
-    where it has none the base, as diffusers' `save_pretrained` does.
+    An aligner that was trained without a base has no prior to inject S with, and is written by itself. A run without an
+    aligner writes its LoRA, or where it has none the base, as diffusers' `save_pretrained` does.
     """
-    if learner.transformer is None:
-        return
     config = learner.config
-    if config.lora is None:
+    if config.aligner is None and config.lora is None:
         _release_base(learner.transformer, folder, world)
         return
-    adapters = lora.state(learner.transformer)
     # gathering is collective: all processes go through all tensors in one order
-    tensors = {name: _whole(tensor) for name, tensor in adapters.tensors.items()}
+    adapters = None
+    if config.lora is not None:
+        found = lora.state(learner.transformer)
+        adapters = LoraWeights({name: _whole(tensor) for name, tensor in found.tensors.items()}, found.alpha)
     states = [_whole_state(part) for part in (learner.aligner, learner.prior) if part is not None]
     if world.first:
-        parts = Parts(None, None, LoraWeights(tensors, adapters.alpha))
-        if config.aligner is not None:
-            aligner, prior = states
-            width = len(prior["projection.weight"]) // (6 if config.injection == "modulation" else 1)
-            parts = parts._replace(
-                aligner=_filled(PoseSharedIdentityAligner(config.aligner), aligner),
-                prior=_filled(Prior(config.aligner.dim, width, config.injection), prior),
-            )
+        sizes = ("width", "height", "num_frames", "text_tokens") if config.base is not None else ()
         about = ModelConfig(
             aligner=config.aligner,
             injection=config.injection,
-            base=config.base.folder,
-            sampling={name: getattr(config.data, name) for name in ("width", "height", "num_frames", "text_tokens")},
+            base=config.base.folder if config.base is not None else None,
+            sampling={name: getattr(config.data, name) for name in sizes},
             seed=config.seed,
         )
-        save_model(folder, about, parts)
+        save_model(folder, about, _parts(config, states, adapters))
     barrier(world)
 
 
-def _release_base(transformer: nn.Module, folder: Path, world: World) -> None:
+def _parts(config: Train, states: Sequence[dict[str, Tensor]], adapters: LoraWeights | None) -> Parts:
+    """On the CPU, from the gathered tensors of the aligner and, after them, of the prior."""
+    if config.aligner is None:
+        return Parts(None, None, adapters)
+    aligner = PoseSharedIdentityAligner(config.aligner)
+    aligner.load_state_dict(states[0])
+    if config.base is None:
+        return Parts(aligner, None, None)
+    prior = Prior(config.aligner.dim, base_width(states[1]["projection.weight"], config.injection), config.injection)
+    prior.load_state_dict(states[1])
+    return Parts(aligner, prior, adapters)
+
+
+def _release_base(transformer: Any, folder: Path, world: World) -> None:
     state = _whole_state(transformer)
     if world.first:
         with torch.device("meta"):
@@ -69,8 +78,3 @@ def _whole(tensor: Tensor) -> Tensor:
 
 def _whole_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: _whole(parameter) for name, parameter in module.named_parameters()}
-
-
-def _filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    module.load_state_dict(state)
-    return module

@@ -312,6 +312,52 @@ def test_a_run_is_looked_into(command: Command, run: Path, shards: Path, tmp_pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+RECIPE = """
+from dataclasses import replace
+from faithfulfaces import recipes
+
+def tiny():
+    debug, full = recipes.debug(), recipes.aligner_only()
+    data = replace(full.data, shards={shards!r}, pair_batch=8, workers=1)
+    return replace(full, aligner=debug.aligner, optim=debug.optim, data=data, steps=3, log_every=1)
+"""
+
+
+def test_an_aligner_trained_alone_becomes_a_model_that_is_looked_into(
+    command: Command, world: Path, shards: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(RECIPE.format(shards=str(shards)))
+    run = tmp_path / "run"
+    result = command("train", "--recipe", f"{tmp_path / 'mine.py'}:tiny", "--out", run)
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in (run / "model").iterdir()) == ["README.md", CONFIG, WEIGHTS]
+    config, parts = load_model(run / "model")
+    assert (config.base, config.sampling, parts.prior, parts.lora) == (None, {}, None, None)
+    stored: dict[str, torch.Tensor] = {}
+    for file in (run / "checkpoints/step_0000003").rglob("*.safetensors"):
+        stored |= load_file(file)
+    assert parts.aligner is not None
+    for name, tensor in parts.aligner.state_dict().items():
+        assert torch.equal(stored[f"model.aligner.{name}"], tensor)
+    card = (run / "model/README.md").read_text("utf-8")
+    assert "base_model" not in card and "crops [B,3,16,16]" in card and "from_pretrained" not in card
+    found = command("analyse", run, "--shards", shards, "--out", tmp_path / "a", "--permutations", 19, "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["source"] == str(run / "model") and json.loads(found.out)["loss"]["steps"] == [1, 2, 3]
+    # it makes no videos, and no LoRA belongs to it
+    out = tmp_path / "a.mp4"
+    for more in ((), ("--base", world / "base")):
+        refused(sampled(command, world, out, "--checkpoint", run, *more), "trained without a base", "analyse")
+    exported = ("--style", "comfyui", "--out", tmp_path / "a.safetensors")
+    refused(command("export", "--checkpoint", run, *exported), f"model holds no {LORA}")
+    assert command("export", "--checkpoint", world / "checkpoint", *exported).code == 0
+    file, new = tmp_path / "a.safetensors", tmp_path / "new"
+    refused(command("import", file, "--checkpoint", run, "--out", new), "a.safetensors", "trained without a base")
+    assert not out.exists() and not new.exists()
+    (run / "model" / LORA).write_bytes((world / "checkpoint" / LORA).read_bytes())
+    refused(command("analyse", run, "--shards", shards, "--out", tmp_path / "b"), CONFIG, f"and {LORA} is there")
+
+
 def test_the_aligner_of_a_run_is_the_one_that_was_trained(run: Path) -> None:
     newest = open_aligner(run)
     step = run / "checkpoints/step_0000002"
