@@ -126,7 +126,7 @@ def _vae_class(folder: Path, config: Mapping[str, Any]) -> Any:
     return AutoencoderKLWan
 
 
-def check_tied(text_encoder: nn.Module) -> None:
+def check_tied(text_encoder: Any) -> None:
     """Let only a text encoder pass whose input embedding is the shared one that the file holds.
 
     transformers 5.0 to 5.2 leave it uninitialised: prompts then become noise, and nothing else would tell.
@@ -145,7 +145,7 @@ def check_tied(text_encoder: nn.Module) -> None:
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:
     from transformers import UMT5EncoderModel
 
-    encoder = _pretrained(UMT5EncoderModel, folder, "text_encoder", dtype=dtype)
+    encoder: nn.Module = _pretrained(UMT5EncoderModel, folder, "text_encoder", dtype=dtype)
     check_tied(encoder)
     return encoder
 

@@ -39,7 +39,7 @@ class Progress:
 
 def adamw_state(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """The optimizer's tensors by the names of their parameters, made as zeros where no step was taken yet."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]

@@ -22,6 +22,7 @@ from ffbench.errors import UserError
 LOADER_VERSION = 1
 Draw = TypeVar("Draw")
 Batch = TypeVar("Batch")
+Made = TypeVar("Made", covariant=True)
 
 
 def accumulation(data: Data, world_size: int) -> int:
@@ -63,13 +64,21 @@ class Cached(NamedTuple):
 class Clips(Protocol):
     """A store of clips: in memory (`InMemoryClips`) or in shards (`faithfulfaces.shards.ShardClips`)."""
 
-    identities: Sequence[str]
-    """Of each clip; two clips of one person carry the same."""
-    num_crops: Sequence[int]
-    references: Sequence[int]
-    """Of each clip, the crop that is also VACE's reference."""
-    blank: Tensor | None
-    """[16,F,h,w] latents of the grey video that VACE gets where it has no source; None without cached videos."""
+    @property
+    def identities(self) -> Sequence[str]:
+        """Of each clip; two clips of one person carry the same."""
+
+    @property
+    def num_crops(self) -> Sequence[int]:
+        """Of each clip."""
+
+    @property
+    def references(self) -> Sequence[int]:
+        """Of each clip, the crop that is also VACE's reference."""
+
+    @property
+    def blank(self) -> Tensor | None:
+        """[16,F,h,w] latents of the grey video that VACE gets where it has no source; None without cached videos."""
 
     def crop(self, clip: int, index: int) -> Crop:
         """One crop, decoded, at the aligner's size."""
@@ -222,7 +231,8 @@ class VideoSampler:
 
     def at(self, index: int) -> list[int]:
         """The global batch number `index`."""
-        return _shuffled(self.seed + 1, self.batch, len(self.clips.identities), index).tolist()
+        drawn: list[int] = _shuffled(self.seed + 1, self.batch, len(self.clips.identities), index).tolist()
+        return drawn
 
     def read(self, clip: int) -> tuple[Crop, Cached]:
         """Reference crop and cached tensors of a clip."""
@@ -245,7 +255,7 @@ def stack(crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
     return rgb, torch.from_numpy(np.stack([crop.euler for crop in crops]).astype(np.float32))
 
 
-class Sampler(Protocol[Draw, Batch]):
+class Sampler(Protocol[Draw, Made]):
     """What a loader needs of a sampler."""
 
     batch: int
@@ -257,7 +267,7 @@ class Sampler(Protocol[Draw, Batch]):
     def read(self, draw: Draw) -> Any:
         """One sample, read and decoded."""
 
-    def collate(self, draws: Sequence[Draw], samples: Sequence[Any]) -> Batch:
+    def collate(self, draws: Sequence[Draw], samples: Sequence[Any]) -> Made:
         """Samples as tensors."""
 
 

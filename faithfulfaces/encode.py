@@ -90,7 +90,8 @@ class Encoder:
         )
         # the pipeline pads with rows of exact zeros, and the loader puts them back
         length = int(padded[0].any(dim=1).nonzero().max()) + 1
-        return padded[0, :length].cpu().contiguous()
+        embedded: Tensor = padded[0, :length]
+        return embedded.cpu().contiguous()
 
     @torch.no_grad()
     def _latents(self, pixels_3THW: Tensor) -> Tensor:

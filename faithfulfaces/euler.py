@@ -43,12 +43,12 @@ class EulerEmbedding(nn.Module):
     def __init__(self, dim: int, shortest_period: float, longest_period: float) -> None:
         super().__init__()
         self.periods = (shortest_period, longest_period)
-        self.angles = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim)) for _ in range(3)
-        )
-        for mlp in self.angles:
-            nn.init.zeros_(mlp[2].weight)
-            nn.init.zeros_(mlp[2].bias)
+        self.angles = nn.ModuleList()
+        for _ in range(3):
+            first, last = nn.Linear(2 * NUM_FREQUENCIES, dim), nn.Linear(dim, dim)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.angles.append(nn.Sequential(first, nn.SiLU(), last))
 
     def forward(self, euler_B3: Tensor) -> Tensor:
         """[B,3] pitch, yaw, roll in degrees -> [B,D] in the dtype of the weights.
@@ -58,5 +58,5 @@ class EulerEmbedding(nn.Module):
         """
         if euler_B3.ndim != 2 or euler_B3.shape[1] != 3:
             raise ValueError(f"euler must be [B,3] (pitch, yaw, roll in degrees), got {tuple(euler_B3.shape)}")
-        waves_B3F = sinusoids(euler_B3, *self.periods).to(self.angles[0][0].weight.dtype)
+        waves_B3F = sinusoids(euler_B3, *self.periods).to(next(self.parameters()).dtype)
         return sum((mlp(waves_B3F[:, i]) for i, mlp in enumerate(self.angles)), start=waves_B3F.new_zeros(()))

@@ -60,7 +60,7 @@ class FaceSim:
         Raises:
             UserError: it holds no face.
         """
-        row = self.embeddings([photograph])[0]
+        row: Floats = self.embeddings([photograph])[0]
         if not np.isfinite(row).all():
             raise UserError(f"{name} holds no face that the protocol's detector finds", "take it out of the cases")
         return row

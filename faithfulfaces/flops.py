@@ -43,7 +43,7 @@ def num_tokens(data: Data) -> int:
     return frames * (data.height // 16) * (data.width // 16)
 
 
-def video_work(transformer: nn.Module, data: Data) -> VideoWork:
+def video_work(transformer: Any, data: Data) -> VideoWork:
     """Count the work of a `WanVACETransformer3DModel` (any device, meta too) on one video."""
     tokens, width = num_tokens(data), _width(transformer.config)
     linear = adapters = 0.0

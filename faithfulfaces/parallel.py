@@ -162,7 +162,7 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
         block.forward = torch.compile(block.forward)
 
 
-def share_tokens(transformer: nn.Module, world: World) -> None:
+def share_tokens(transformer: Any, world: World) -> None:
     """Cut the tokens of each video over the processes that share it: DeepSpeed-Ulysses, by diffusers' hooks.
 
     Before the blocks each process takes its run of tokens; self-attention exchanges tokens for heads and back; after

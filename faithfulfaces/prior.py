@@ -51,7 +51,7 @@ class Prior(nn.Module):
         return projected
 
     @contextmanager
-    def attached(self, transformer: nn.Module, s_BD: Tensor | None, scale: float = 1.0) -> Iterator[None]:
+    def attached(self, transformer: Any, s_BD: Tensor | None, scale: float = 1.0) -> Iterator[None]:
         """While inside, every forward of the transformer carries the prior times `scale`; `None` attaches nothing.
 
         A batch of kB latents (guidance in one batch) repeats S k times: the prior stays in both branches.
