@@ -7,8 +7,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from faithfulfaces.config import Probe, Train
@@ -18,6 +16,7 @@ from faithfulfaces.shards import Sample, write_shard
 from ffbench.protocols import Network, Protocol
 from ffbench.video import write_mp4
 from tests.faithfulfaces import tiny_vace
+from tests.ffbench import small_networks
 
 WIDTH, HEIGHT, FRAMES = 32, 16, 5
 
@@ -67,24 +66,8 @@ def encoded(folder: Path, base: Path, people: list[Image.Image]) -> Path:
 
 def protocol(folder: Path) -> Protocol:
     """MTCNN with its real weights, and a recogniser of random ones."""
-    rng = np.random.default_rng(0)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "conv"], ["a"], strides=[8, 8], name="Conv_0"),
-            helper.make_node("Relu", ["a"], ["b"], name="Relu_1"),
-            helper.make_node("Flatten", ["b"], ["c"], name="Flatten_2"),
-            helper.make_node("MatMul", ["c", "dense"], ["y"], name="MatMul_3"),
-        ],
-        "recogniser",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 112, 112])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])],
-        [
-            numpy_helper.from_array(rng.normal(size=(4, 3, 8, 8)).astype(np.float32), "conv"),
-            numpy_helper.from_array(rng.normal(size=(784, 16)).astype(np.float32), "dense"),
-        ],
-    )
     path = folder / "arc.onnx"
-    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    small_networks.write_recogniser(path, 0)
     networks = {"detector": Network("mtcnn"), "arc": Network("arcface-onnx", str(path))}
     return Protocol("tiny", 1, "Small networks.", networks, (), face_sampler="time16", ladder=("full", "pad25"))
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -25,17 +23,9 @@ from ffbench.protocols import Protocol, get_protocol, with_networks
 from ffbench.published import published_table
 from ffbench.store import Run
 from ffbench.suites import Suite, load_suite
+from tests.ffbench import small_networks
 
 LIMIT = 6
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +50,7 @@ def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     place = tmp_path_factory.mktemp("ablate")
-    networks = load("small_networks").write_networks(place)
+    networks = small_networks.write_networks(place)
     words = ["ablate", "table5", "-m", "still", "-m", "sway", "--limit", str(LIMIT), "--out", str(place / "runs")]
     words += ["--protocol", "basic", "--networks", str(networks), "--with-published"]
     done = CliRunner().invoke(app, words)

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -26,18 +23,9 @@ from ffbench.score import ScoreOptions, given_run, score
 from ffbench.store import Run
 from ffbench.suites.cases import reference
 from ffbench.video import write_mp4
+from tests.ffbench import small_networks
 
 KILLS = 22
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +45,9 @@ def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     """Three people, two videos each: their own photograph moving, the second with faceless frames."""
-    small = load("small_networks")
     folder = tmp_path_factory.mktemp("material")
     cases, videos = [], {}
-    for number, photo in enumerate(small.people()[:3]):
+    for number, photo in enumerate(small_networks.people()[:3]):
         height, width = (side // 2 * 2 for side in photo.shape[:2])
         photo = photo[:height, :width]
         write_png(folder / f"id{number}.png", photo)
@@ -71,7 +58,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
             write_mp4(videos[case_id], frames, 8)
             photograph = reference(folder / f"id{number}.png")
             cases.append(Case("mine", "1", case_id, f"id{number}", (photograph,), prompt, "A person turns."))
-    protocol = with_networks(get_protocol("basic"), small.write_networks(folder))
+    protocol = with_networks(get_protocol("basic"), small_networks.write_networks(folder))
     return Material(protocol, cases, videos)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,19 +13,7 @@ from ffbench.protocols import get_protocol, with_networks
 from ffbench.sensitivity import Subject, Trial, frames_of, judge, try_defects, with_frames
 from ffbench.truth import clip_of
 from ffbench.video import Clip, VideoError
-
-
-def load(name: str) -> ModuleType:
-    """A helper beside this file: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SMALL = load("small_networks")
+from tests.ffbench import small_networks
 
 
 @pytest.mark.parametrize(
@@ -83,8 +68,8 @@ def moving(image: np.ndarray, fps: float) -> Clip:
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    faces = [face[:150, :150] for face in SMALL.people()[:3]]
-    protocol = with_networks(get_protocol("basic"), SMALL.write_networks(tmp_path_factory.mktemp("networks")))
+    faces = [face[:150, :150] for face in small_networks.people()[:3]]
+    protocol = with_networks(get_protocol("basic"), small_networks.write_networks(tmp_path_factory.mktemp("networks")))
     blank = np.zeros((64, 64, 3), np.uint8)
     subjects = [
         *(Subject(f"video {i}", f"person {i}", face, "", partial(moving, face, 4.0)) for i, face in enumerate(faces)),

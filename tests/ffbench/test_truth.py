@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -20,26 +18,14 @@ from ffbench.extract.detect import Mtcnn
 from ffbench.image import write_png
 from ffbench.truthset import Labelled, TruthSet
 from ffbench.video import write_mp4
+from tests.ffbench import small_networks
 
 SIDE = 160
 
 
-def load(name: str) -> ModuleType:
-    """A helper beside this file: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SMALL = load("small_networks")
-
-
 def tiny() -> TruthSet:
     """Four photographed people, three frames each, labelled by the detector itself; the last frame shows nobody."""
-    faces = [cv2.resize(face[:150, :150], (SIDE, SIDE)) for face in SMALL.people()[:4]]
+    faces = [cv2.resize(face[:150, :150], (SIDE, SIDE)) for face in small_networks.people()[:4]]
     found = [Mtcnn().detect(face, "full") for face in faces]
     blank = np.full((SIDE, SIDE, 3), 90, np.uint8)
     pixels = np.array([[face, np.roll(face, 4, 1), blank] for face in faces])
@@ -58,7 +44,15 @@ def tiny() -> TruthSet:
 def test_the_command_on_labelled_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "truth.npz").write_bytes(tiny().to_bytes())
     monkeypatch.setattr(truthset, "FILE", tmp_path / "truth.npz")
-    asked = ["truth", "--protocol", "basic", "--networks", str(SMALL.write_networks(tmp_path)), "--out", str(tmp_path)]
+    asked = [
+        "truth",
+        "--protocol",
+        "basic",
+        "--networks",
+        str(small_networks.write_networks(tmp_path)),
+        "--out",
+        str(tmp_path),
+    ]
     done = CliRunner().invoke(app, [*asked, "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
@@ -99,14 +93,14 @@ def test_references_alone_are_refused(tmp_path: Path) -> None:
 def test_the_users_videos_get_defects_and_no_truth(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "photos").mkdir()
-    for name, face in zip("ab", SMALL.people(), strict=False):
+    for name, face in zip("ab", small_networks.people(), strict=False):
         frame = cv2.resize(face[:150, :150], (SIDE, SIDE))
         write_mp4(tmp_path / "videos" / f"{name}.mp4", np.stack([frame, np.roll(frame, 3, 1)]), 4)
         write_png(tmp_path / "photos" / f"{name}.png", frame)
     done = CliRunner().invoke(
         app,
         ["truth", "--videos", str(tmp_path / "videos"), "--references", str(tmp_path / "photos"), "--networks",
-         str(SMALL.write_networks(tmp_path)), "--out", str(tmp_path)],
+         str(small_networks.write_networks(tmp_path)), "--out", str(tmp_path)],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "truth" / "truth.json").read_text())

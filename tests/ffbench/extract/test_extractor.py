@@ -8,14 +8,12 @@ from typing import Any
 import cv2
 import insightface
 import numpy as np
-import onnx
 import open_clip
 import pytest
 import torch
 import torchvision
 from insightface.utils import face_align
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from ffbench.errors import UserError
 from ffbench.extract.align import align
@@ -28,6 +26,7 @@ from ffbench.extract.networks import build, open_networks
 from ffbench.extract.track import FaceTrack
 from ffbench.protocols import Network, Protocol
 from ffbench.video import Clip, Frames
+from tests.ffbench import small_networks
 
 Image = NDArray[np.uint8]
 TOLERANCE = 2e-6
@@ -39,32 +38,12 @@ CLIP = {
 }
 
 
-def write_recogniser(path: Path) -> None:
-    rng = np.random.default_rng(0)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "conv"], ["a"], strides=[8, 8], name="Conv_0"),
-            helper.make_node("Relu", ["a"], ["b"], name="Relu_1"),
-            helper.make_node("Flatten", ["b"], ["c"], name="Flatten_2"),
-            helper.make_node("MatMul", ["c", "dense"], ["y"], name="MatMul_3"),
-        ],
-        "recogniser",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 112, 112])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])],
-        [
-            numpy_helper.from_array(rng.normal(size=(4, 3, 8, 8)).astype(np.float32), "conv"),
-            numpy_helper.from_array(rng.normal(size=(784, 16)).astype(np.float32), "dense"),
-        ],
-    )
-    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-
-
 @pytest.fixture(scope="module")
 def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
     """MTCNN with its real weights; small or random networks of the real classes behind it; no FaceNet weights."""
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
-    write_recogniser(folder / "arc.onnx")
+    small_networks.write_recogniser(folder / "arc.onnx", 0)
     torch.save(CurricularBackbone("ir18").half().state_dict(), folder / "cur.bin")
     (folder / "ffbench-extractor.json").write_text(json.dumps(CLIP))
     open_clip.add_model_config(folder)
