@@ -45,7 +45,8 @@ def resample(times: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
     # the last frame is shown for its own while
     wanted = times[0] + np.arange(max(1, math.floor((times[-1] - times[0] + step) * fps + 1e-6))) / fps
     after = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
-    return np.where(wanted - times[after - 1] <= times[after] - wanted, after - 1, after).astype(np.int64)
+    nearest: NDArray[np.int64] = np.where(wanted - times[after - 1] <= times[after] - wanted, after - 1, after)
+    return nearest
 
 
 def pieces(length: int, cuts: list[int], longest: int) -> list[tuple[int, int]]:

@@ -47,8 +47,8 @@ class Instruments(NamedTuple):
     @property
     def ids(self) -> dict[str, str]:
         """Of each slot the id of its network."""
-        slots = {"detector": self.detector, "pose": self.pose, "embedder": self.embedder}
-        return {name: network.id for name, network in slots.items() if network is not None}
+        ids = {"detector": self.detector.id, "pose": self.pose.id}
+        return ids if self.embedder is None else ids | {"embedder": self.embedder.id}
 
 
 def open_instruments(settings: Settings, device: str) -> Instruments:
