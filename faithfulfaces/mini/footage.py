@@ -19,6 +19,7 @@ from faithfulfaces.synthetic.people import SPLITS, Person, person
 from faithfulfaces.synthetic.render import render
 from faithfulfaces.synthetic.scene import Frame, Setting
 from ffbench.durable import write_atomic
+from ffbench.truthset import Labelled
 
 SIZE, FRAMES, FPS = 64, 9, 8
 """Side in px, frames and rate of a mini video."""
@@ -39,23 +40,9 @@ FACING = 75.0
 
 
 @dataclass(frozen=True)
-class Footage:
+class Footage(Labelled):
     """Frames of n people, one row a person; a clip, or loose frames of independent clips."""
 
-    seeds: NDArray[np.int64]
-    """[n] of the people."""
-    pixels: NDArray[np.uint8]
-    """[n,T,64,64,3] RGB."""
-    captions: NDArray[np.str_]
-    """[n] of a clip, [n,T] of loose frames."""
-    angles: NDArray[np.float32]
-    """[n,T,3] pitch, yaw, roll in degrees."""
-    box: NDArray[np.float32]
-    """[n,T,4] of the face, px."""
-    points: NDArray[np.float32]
-    """[n,T,5,2] px."""
-    seen: NDArray[np.float32]
-    """[n,T] share of the face's surface that shows."""
     portraits: NDArray[np.uint8]
     """[n,P,96,96,3]: a photograph of the person in another setting; P = 0 for loose frames."""
     portrait_angles: NDArray[np.float32]

@@ -6,6 +6,7 @@ Which people are taken is decided by pose labels and order alone, never by what 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,4 @@ def write_truth(path: Path, loose: Sequence[Footage], clips: Footage) -> None:
 
 
 def _rows(footage: Footage, chosen: NDArray[np.intp]) -> Labelled:
-    return Labelled(
-        footage.seeds[chosen], footage.pixels[chosen], footage.captions[chosen], footage.angles[chosen],
-        footage.box[chosen], footage.points[chosen], footage.seen[chosen],
-    )  # fmt: skip
+    return Labelled(*(getattr(footage, field.name)[chosen] for field in fields(Labelled)))
