@@ -34,6 +34,7 @@ from ffbench.cli_options import (
     Redo,
     RedoOption,
     ReferencesOption,
+    RunsArgument,
     SetOption,
     SuiteOption,
     TakesOption,
@@ -110,7 +111,7 @@ def generate(
 
 @app.command()
 def score(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders; all below --out if left out.")] = None,
+    runs: RunsArgument = None,
     videos: VideosOption = None,
     references: ReferencesOption = None,
     prompts: PromptsOption = None,
@@ -145,7 +146,7 @@ def score(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders or a folder of them.")] = None,
+    runs: RunsArgument = None,
     protocol: Annotated[str | None, typer.Option(help="Protocol id, where runs were scored with several.")] = None,
     out: OutOption = Path("runs"),
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,

@@ -24,8 +24,29 @@ class Redo(enum.StrEnum):
     all = "all"
 
 
+def place(ctx: typer.Context, out: Path) -> Path:
+    """The folder that an option names; for `s3://bucket/folder` a cache of it, uploaded while the command works."""
+    from ffbench.storage import url_of
+
+    if ctx.resilient_parsing or not url_of(out):
+        return out
+    from ffbench.mirror import mirrored
+
+    # a list needs the records alone
+    return ctx.with_resource(mirrored(out, files=ctx.info_name != "ls"))
+
+
+def places(ctx: typer.Context, runs: list[Path] | None) -> list[Path] | None:
+    """`place` of each."""
+    return runs and [place(ctx, one) for one in runs]
+
+
 SuiteOption = Annotated[str, typer.Option(help="Embedded suite, or a folder, CSV or JSONL of your own.")]
-OutOption = Annotated[Path, typer.Option(help="Where runs are kept.")]
+OutOption = Annotated[Path, typer.Option(help="Where runs are kept; s3://bucket/folder too.", callback=place)]
+RunsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Run folders or folders of them; all below --out if left out.", callback=places),
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only so many videos; for trials.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 ProtocolOption = Annotated[
@@ -50,8 +71,10 @@ PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: 
 
 
 def say(line: str) -> None:
-    """Print a line for people: stderr, so that stdout holds data alone."""
-    typer.echo(line, err=True)
+    """Print a line for people: stderr, so that stdout holds data alone; caches by the address they stand for."""
+    from ffbench.storage import shown
+
+    typer.echo(shown(line), err=True)
 
 
 def protocol_of(name: str | None, networks: Path | None, suite: str = "") -> Protocol:
