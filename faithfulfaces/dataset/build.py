@@ -6,6 +6,7 @@ Workers look at sources in any order; what is made of the outcomes depends on th
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ def read_outcomes(folder: Folder) -> dict[str, Outcome]:
 
 @contextmanager
 def hold(folder: Folder) -> Iterator[None]:
-    """Within, no other command writes into the folder.
+    """Within, no other command writes into the folder; what killed ones left half done is cleared first.
 
     Raises:
         UserError: another command is at it.
@@ -107,6 +108,8 @@ def hold(folder: Folder) -> Iterator[None]:
     except Timeout as error:
         raise UserError(f"another command is at work in {folder.root}", "wait for it to end") from error
     try:
+        for leftover in folder.leftovers():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
     finally:
         lock.release()

@@ -20,6 +20,7 @@ from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.records import ClipRecord
 from faithfulfaces.dataset.settings import Settings
 from faithfulfaces.shards import Sample, write_shard
+from ffbench.durable import write_atomic
 from ffbench.records import digest
 
 SPLITS = ("train", "val")
@@ -127,7 +128,7 @@ def _shards(folder: Folder, rows: Sequence[Row], settings: Settings) -> int:
                 old.unlink()
     for name in wanted:
         write_shard(root / name, _samples(folder, [row for row in rows if row.shard == name]))
-    plan.write_text(json.dumps({"made_of": made_of, "shards": wanted}, indent=1) + "\n", "utf-8")
+    write_atomic(plan, (json.dumps({"made_of": made_of, "shards": wanted}, indent=1) + "\n").encode())
     return len(wanted)
 
 

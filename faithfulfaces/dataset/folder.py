@@ -15,6 +15,7 @@ OUT/card.json            statistics
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,11 @@ class Folder:
     def clip(self, key: str) -> Path:
         """Folder of a qualified clip: `video.mp4`, `crop000.jpg` ..., `sample.json`."""
         return self.root / "clips" / key
+
+    def leftovers(self) -> Iterator[Path]:
+        """What writers that were killed left half done; previews are not meant: the review page makes them unheld."""
+        for place in (self.root, self.root / "tracks", self.root / "clips", self.root / "shards"):
+            yield from place.glob(".part-*")
 
     def preview(self, key: str) -> Path:
         """Folder of a rejected clip that a reviewer has looked at; the files of `clip`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faithfulfaces.dataset.records import ClipRecord
+from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     # a check that a clip did not reach
     columns = {name: [one.get(name, float("nan")) for one in flats] for name in names}
     table = pyarrow.table(columns) if columns else pyarrow.table({"key": pyarrow.array([], pyarrow.string())})
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    parquet.write_table(table, partial)
-    partial.replace(path)
+    stream = io.BytesIO()
+    parquet.write_table(table, stream)
+    write_atomic(path, stream.getvalue())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -76,8 +76,8 @@ class Networks:
 
     detector: str = "scrfd"
     detector_weights: str = "antelopev2/scrfd_10g_bnkps.onnx"
-    ladder: tuple[str, ...] = ("640",)
-    """Attempts; the first that finds a face counts. InsightFace's own is 640 alone."""
+    ladder: tuple[str, ...] = ("fit640",)
+    """Attempts; the first that finds a face counts. InsightFace's own is 640 alone, a square of mostly black."""
     pose: str = "sixdrepnet"
     pose_weights: str = "6drepnet"
     pose_aux: str = ""

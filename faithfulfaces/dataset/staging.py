@@ -44,7 +44,7 @@ def stage(folder: Path, clip: Staged, rate: float, settings: Settings) -> None:
     """Write a clip's folder, whole or not at all; what a killed run left there is replaced."""
     import PIL.Image
 
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".part-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_mp4(partial / VIDEO, clip.video, rate)

@@ -20,6 +20,10 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 SQUARES = ("128", "320", "640")
+FITTED = tuple(f"fit{side}" for side in SQUARES)
+"""The same scale without most of the black: each side is the next multiple of 32."""
+STRIDE = 32
+"""SCRFD's coarsest: sides of its input are multiples of it, px."""
 PAD = "pad25"
 
 
@@ -42,7 +46,7 @@ class Detector(Protocol):
     """Images that it should be asked about at a time, each in a thread."""
 
     def detect(self, image: Image, rung: str) -> Detections:
-        """Faces of a uint8 [H,W,3] RGB image at one rung: `128`, `320`, `640` (longest side in px) or `full`.
+        """Faces of a uint8 [H,W,3] RGB image at one rung: `128`, `320`, `640` (longest side in px), `fit640`, `full`.
 
         Raises:
             ValueError: not such an image, or a rung that this detector lacks.
@@ -135,20 +139,32 @@ class Scrfd:
         self._fixed: tuple[int, int] | None = self._scrfd.static_input_size
 
     def detect(self, image: Image, rung: str) -> Detections:
-        """See `Detector`; the image is shrunk or enlarged into a square of the rung's size, black elsewhere."""
+        """See `Detector`; the image is shrunk or enlarged into a square of the rung's size, black elsewhere.
+
+        At a fitted rung the square is cut down to what the image needs: 640x384 of 640x640 for 16:9.
+        """
         _check(image)
-        if rung not in SQUARES:
-            raise ValueError(f"SCRFD has no rung {rung!r}, it has {', '.join(SQUARES)} and {PAD}")
-        side = (int(rung), int(rung))
-        if self._fixed not in (None, side):
-            raise UserError(f"{self.id} takes {self._fixed} px only, not {side}", "use a network of free input size")
+        if rung not in SQUARES + FITTED:
+            raise ValueError(f"SCRFD has no rung {rung!r}, it has {', '.join(SQUARES + FITTED)} and {PAD}")
+        longest = int(rung.removeprefix("fit"))
         # the longer side becomes the square's; a sliver would round to a side of nothing
-        if min(image.shape[:2]) * side[0] < max(image.shape[:2]):
+        if min(image.shape[:2]) * longest < max(image.shape[:2]):
             return no_faces()
-        boxes, points = self._scrfd.detect(image[:, :, ::-1], input_size=side, max_num=0, metric="default")
+        size = _fitted(image, longest) if rung in FITTED else (longest, longest)
+        if self._fixed not in (None, size):
+            raise UserError(f"{self.id} takes {self._fixed} px only, not {size}", "use a network of free input size")
+        boxes, points = self._scrfd.detect(image[:, :, ::-1], input_size=size, max_num=0, metric="default")
         return Detections(
             np.asarray(boxes[:, :4], np.float32), np.asarray(points, np.float32), np.asarray(boxes[:, 4], np.float32)
         )
+
+
+def _fitted(image: Image, longest: int) -> tuple[int, int]:
+    """(width, height) px of the least input that holds the image with its longer side at `longest` px."""
+    height, width = image.shape[:2]
+    # rounded up: with a pixel less InsightFace would shrink the image further
+    wide, high = (-(-side * longest // (max(height, width) * STRIDE)) * STRIDE for side in (width, height))
+    return wide, high
 
 
 class Mtcnn:

@@ -9,6 +9,7 @@ python tests/benchmarks/dataset_build.py thousand OUT         1000 small clips, 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 import types
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -213,22 +215,42 @@ def thousand(out: Path, count: int = int(os.environ.get("CLIPS", "1000"))) -> No
     start = time.monotonic()
     subprocess.run([*words, str(out / "undisturbed")], check=True)
     whole = time.monotonic() - start
-    for _ in range(10):
-        process = subprocess.Popen([*words, str(out / "killed")], stderr=subprocess.DEVNULL)
-        time.sleep(draw.uniform(0.05, 0.25) * whole)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        journal = Folder(out / "killed").journal
-        print("killed with", journal.read_bytes().count(b"\n") if journal.is_file() else 0, "clips done")
+    # nine at random clips, a moment later, and one while shards are written
+    for lines in [*sorted(draw.sample(range(count), 9)), count]:
+        print(killed([*words, str(out / "killed")], Folder(out / "killed"), (lines, count), draw), flush=True)
     subprocess.run([*words, str(out / "killed")], check=True)
-    same = [
-        (out / "killed" / name).read_bytes() == (out / "undisturbed" / name).read_bytes()
-        for name in [
-            "manifest.parquet",
-            *(p.relative_to(out / "undisturbed") for p in (out / "undisturbed").glob("shards/**/*.tar")),
-        ]
-    ]
-    print(f"undisturbed {whole:.0f} s; {sum(same)} of {len(same)} files equal")
+    found, wanted = contents(out / "killed"), contents(out / "undisturbed")
+    differ = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    rows = manifest.read(Folder(out / "killed").manifest)
+    verdicts = Counter(f"{row['verdict']} {row['reason']}" for row in rows)
+    print(f"undisturbed {whole:.0f} s; {len(rows)} clips of {count} files: {dict(sorted(verdicts.items()))}")
+    print(f"{len(wanted)} files, {len(differ)} differ or are there on one side only: {differ[:9]}")
+
+
+def killed(words: list[str], folder: Folder, moment: tuple[int, int], draw: random.Random) -> str:
+    """Start the command and kill it at once after the given clip of all, or among the shards after the last."""
+    lines, count = moment
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    shards = draw.randrange(1, 100)
+    while process.poll() is None:
+        done = folder.journal.read_bytes().count(b"\n") if folder.journal.is_file() else 0
+        written = len(list(folder.root.glob("shards/*/*.tar")))
+        if done >= lines and (lines < count or written >= shards):
+            time.sleep(draw.uniform(0, 0.5) if lines < count else 0)
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    if process.wait() != -signal.SIGKILL:
+        raise RuntimeError(f"it had ended before it could be killed (exit code {process.returncode})")
+    torn = not folder.journal.read_bytes().endswith(b"\n")
+    return f"killed with {done} clips done{', a torn line' if torn else ''}, {written} shards"
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Digest of every file that does not tell of time or order of work."""
+    told = {"journal.jsonl", "log.jsonl"}
+    paths = [p for p in root.rglob("*") if p.is_file() and p.name not in told and p.suffix != ".lock"]
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
 def damage(path: Path, kind: int) -> None:

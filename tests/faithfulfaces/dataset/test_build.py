@@ -134,6 +134,21 @@ def test_a_second_run_does_nothing(made: Made) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def test_what_killed_writers_left_is_cleared(made: Made) -> None:
+    """A half-made clip, track and manifest, and a plan of shards that stands for none."""
+    left = [made.folder.root / name for name in ("clips/.part-x-000", "tracks/.part-1", "shards/.part-2", ".part-3")]
+    left[0].mkdir()
+    for path in (left[0] / "video.mp4", *left[1:]):
+        path.write_bytes(b"half")
+    looked_at = made.folder.root / "previews" / ".part-y-000"
+    looked_at.mkdir(parents=True)
+    assert build(Plan(settings=made.settings, root=made.folder.root), find(made.videos)).sources == 0
+    assert not any(path.exists() for path in left)
+    # the review page makes previews while others build
+    assert looked_at.is_dir()
+    looked_at.rmdir()
+
+
 def test_other_settings_need_another_folder(made: Made) -> None:
     other = dataclasses.replace(made.settings, subject=dataclasses.replace(made.settings.subject, threshold=61.0))
     with pytest.raises(UserError, match=r"begun with subject.threshold = 60"):

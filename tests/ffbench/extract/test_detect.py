@@ -105,6 +105,29 @@ def test_scrfd_answers_in_pixels_of_the_image(red: Scrfd, rung: str, scale: floa
     assert [a.dtype for a in found] == [np.float32] * 3
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((480, 853), (640, 384)), ((853, 480), (384, 640)), ((480, 640), (640, 480)), ((481, 800), (640, 416))],
+)
+def test_a_fitted_rung_sees_the_same_picture_in_a_smaller_input(
+    red: Scrfd, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """481 of 800 needs 384.8 rows: 384 would shrink the picture."""
+    image = np.random.default_rng(0).integers(0, 100, (*shape, 3), np.uint8)
+    image[200:240, 120:160] = (255, 0, 0)
+    seen = []
+    whole = red._scrfd.forward
+    monkeypatch.setattr(red._scrfd, "forward", lambda picture, *rest: (seen.append(picture), whole(picture, *rest))[1])
+    square, fitted = red.detect(image, "640"), red.detect(image, "fit640")
+    assert seen[1].shape[1::-1] == size
+    assert (seen[0][: size[1], : size[0]] == seen[1]).all()
+    assert not seen[0][size[1] :].any()
+    assert not seen[0][:, size[0] :].any()
+    assert len(square.scores)
+    for a, b in zip(square, fitted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_scrfd_sees_rgb(red: Scrfd) -> None:
     assert len(red.detect(canvas(320, 320, 40, 40, colour=(0, 0, 255)), "320").scores) == 0
     assert len(red.detect(canvas(320, 320, 40, 40, colour=(255, 0, 0)), "320").scores) == 1
