@@ -83,6 +83,6 @@ class ConcatID:
                 picture = self._parser.cut(picture if face is None else aligned(picture, face))
                 notes["reference_face"] = "largest" if face is not None else "none: whole photograph"
             canvas = on_black(picture, self._sampling.width, self._sampling.height)
-            latents = self._networks.encode(pixels(canvas, "cpu")[None, :, None]).cpu()
+            latents = self._networks.encode(pixels(canvas, "cpu")[None, :, None])
             self._known[reference.sha256] = latents, notes
         return self._known[reference.sha256]

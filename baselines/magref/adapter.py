@@ -73,7 +73,7 @@ class Magref:
             image_3HW = pixels(picture, "cpu")
             video = torch.zeros(1, 3, sampling.num_frames, *image_3HW.shape[1:])
             video[0, :, 0] = image_3HW
-            latents = networks.encode(video).cpu()
+            latents = networks.encode(video)
             self._known[references] = torch.cat([mask(region, latents.shape[2]), latents], 1), self._tokens(image_3HW)
         condition, tokens = self._known[references]
         return condition.to(self._networks.device), tokens.to(self._networks.device)

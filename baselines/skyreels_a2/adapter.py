@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from baselines.wan.image import load_image_encoder
-from baselines.wan.latents import pixels
+from baselines.wan.latents import normalised, pixels
 from baselines.wan.loading import expect, load_transformer
 from baselines.wan.networks import load_networks
 from baselines.wan.pictures import fit_on_white, read
@@ -32,7 +33,7 @@ class SkyreelsA2:
         self._settings = settings
         self._sampling = Sampling.of(settings).fit()
         self._guidance, self._drop = float(settings["guidance"] or 0), dropped(settings)
-        self._known: dict[tuple[Reference, ...], Tensor] = {}
+        self._known: dict[tuple[Reference, ...], tuple[DiagonalGaussianDistribution, Tensor]] = {}
 
     def load(self, runtime: Runtime) -> None:
         """Open the folder of SkyReels-A2, which is complete and in diffusers' layout.
@@ -49,22 +50,27 @@ class SkyreelsA2:
         """One video a request, of all its references."""
         networks, sampling = self._networks, self._sampling
         for request in requests:
-            pictures = [read(reference.path) for reference in request.case.references]
+            posterior, tokens = self._seen(request.case.references)
             draws = torch.Generator().manual_seed(request.seed)
             start = torch.randn((1, *sampling.latent_shape()), generator=draws)
             # a draw from the posterior, with the generator of the noise, after it
-            latents = networks.encode(self._video(pictures), draws)
-            condition = torch.cat([mask(len(pictures), latents), latents], 1).to(networks.device)
-            if request.case.references not in self._known:
-                small = torch.stack([clip_pixels(picture, self._clip.size) for picture in pictures])
-                self._known[request.case.references] = self._clip(small).cpu()
-            image = self._known[request.case.references].to(networks.device)
+            latents = normalised(networks.vae, posterior.sample(draws))
+            condition = torch.cat([mask(len(request.case.references), latents), latents], 1).to(networks.device)
+            image = tokens.to(networks.device)
             texts = networks.prompts(request.case.prompt), networks.prompts(sampling.negative_prompt)
             scheduler = unipc(sampling.shift, UniPCMultistepScheduler)
             scheduler.set_timesteps(sampling.steps)
             velocity = text_guided(networks.transformer, texts, self._guidance, condition, image)
             frames = networks.decode(networks.sample(scheduler, start, velocity))
             yield Output(frames[self._drop :], sampling.fps, notes={"dropped_frames": self._drop})
+
+    def _seen(self, references: tuple[Reference, ...]) -> tuple[DiagonalGaussianDistribution, Tensor]:
+        """Posterior of the condition video, and CLIP's tokens of every reference; both on the CPU."""
+        if references not in self._known:
+            pictures = [read(reference.path) for reference in references]
+            small = torch.stack([clip_pixels(picture, self._clip.size) for picture in pictures])
+            self._known[references] = self._networks.posterior(self._video(pictures)), self._clip(small).cpu()
+        return self._known[references]
 
     def _video(self, pictures: Sequence[Image.Image]) -> Tensor:
         """[1,3,F,H,W] in -1..1: the first picture once, each further one four times, then grey."""

@@ -78,6 +78,6 @@ class StandIn:
                 face = self._detector.largest(np.asarray(image))
                 picture = on_white(crop(np.asarray(image), face), self._parser)
                 notes["reference_face"] = "largest" if face is not None else "none: whole photograph"
-            latents = self._networks.encode(pixels(picture, "cpu")[None, :, None]).cpu()
+            latents = self._networks.encode(pixels(picture, "cpu")[None, :, None])
             self._known[reference.sha256] = latents, notes
         return self._known[reference.sha256]

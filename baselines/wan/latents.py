@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -34,19 +35,26 @@ def pixels(picture: NDArray[np.uint8], device: str) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: Any, video_B3THW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Normalised latents [B,16,F,h,w] float32: (z - mean) / std, z the mode, or with a generator a draw.
+def posterior(vae: Any, video_B3THW: Tensor) -> DiagonalGaussianDistribution:
+    """What the autoencoder says of a video, on the CPU; `mode()` or `sample(generator)` of it are latents [B,16,F,h,w].
 
     Args:
         vae: on the video's device.
         video_B3THW: float32 in -1..1, T = 4 k + 1.
-        generator: on the CPU.
     """
-    posterior = vae.encode(video_B3THW.to(vae.dtype)).latent_dist
-    z = posterior.mode() if generator is None else posterior.sample(generator)
-    mean, std = _statistics(vae, z)
-    normalised: Tensor = (z.float() - mean) / std
-    return normalised
+    return DiagonalGaussianDistribution(vae.encode(video_B3THW.to(vae.dtype)).latent_dist.parameters.cpu())
+
+
+def normalised(vae: Any, z_BCFhw: Tensor) -> Tensor:
+    """(z - mean) / std in float32, as the transformer is trained on them."""
+    mean, std = _statistics(vae, z_BCFhw)
+    made: Tensor = (z_BCFhw.float() - mean) / std
+    return made
+
+
+def encode(vae: Any, video_B3THW: Tensor) -> Tensor:
+    """Normalised latents [B,16,F,h,w] float32 on the CPU, of the posterior's mode; arguments as of `posterior`."""
+    return normalised(vae, posterior(vae, video_B3THW).mode())
 
 
 @torch.no_grad()

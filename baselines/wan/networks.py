@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -36,10 +37,14 @@ class Networks:
             for network in (transformer, vae):
                 network.to(device)
 
-    def encode(self, video_B3THW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Normalised latents, see `latents.encode`."""
+    def posterior(self, video_B3THW: Tensor) -> DiagonalGaussianDistribution:
+        """On the CPU, see `latents.posterior`."""
         with self._on(self.vae):
-            return autoencoder.encode(self.vae, video_B3THW.to(self.device), generator)
+            return autoencoder.posterior(self.vae, video_B3THW.to(self.device))
+
+    def encode(self, video_B3THW: Tensor) -> Tensor:
+        """Normalised latents on the CPU, of the posterior's mode."""
+        return autoencoder.normalised(self.vae, self.posterior(video_B3THW).mode())
 
     def sample(self, scheduler: Any, latents: Tensor, velocity: Velocity) -> Tensor:
         """Integrate from noise, see `sampling.sample`; the transformer is on the device meanwhile."""

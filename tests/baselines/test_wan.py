@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from baselines.wan.image import load_image_encoder
-from baselines.wan.latents import decode, encode, load_vae, pixels
+from baselines.wan.latents import decode, encode, load_vae, normalised, pixels, posterior
 from baselines.wan.loading import expect, load_original, load_part, load_transformer, merged
 from baselines.wan.networks import Networks, fits
 from baselines.wan.pictures import fit_on_white
@@ -153,15 +153,16 @@ def test_an_embedding_that_is_not_the_stored_one_is_refused(folder: Path, monkey
 def test_latents_are_normalised_by_the_published_statistics(folder: Path) -> None:
     vae = load_vae(folder)
     video = torch.tanh(noise(0, (1, 3, 5, 16, 32), "cpu"))
-    posterior = vae.encode(video).latent_dist
+    theirs = vae.encode(video).latent_dist
     made = encode(vae, video)
     for channel, (mean, std) in enumerate(zip(LATENT_MEAN, LATENT_STD, strict=True)):
-        assert torch.allclose(made[:, channel], (posterior.mode()[:, channel] - mean) / std, atol=1e-5)
-    drawn = encode(vae, video, torch.Generator().manual_seed(1))
-    draw = posterior.mean + posterior.std * torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(drawn[:, :8], (draw[:, :8] - made.new(LATENT_MEAN).view(8, 1, 1, 1)) / made.new(LATENT_STD).view(8, 1, 1, 1), atol=1e-5)  # fmt: skip  # noqa: E501
+        assert torch.allclose(made[:, channel], (theirs.mode()[:, channel] - mean) / std, atol=1e-5)
+    drawn = normalised(vae, posterior(vae, video).sample(torch.Generator().manual_seed(1)))
+    draw = theirs.mean + theirs.std * torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
+    mean, std = (made.new(values).view(8, 1, 1, 1) for values in (LATENT_MEAN, LATENT_STD))
+    assert torch.allclose(drawn[:, :8], (draw[:, :8] - mean) / std, atol=1e-5)
     frames = decode(vae, made)
-    pictures = (vae.decode(posterior.mode()).sample[0].clamp(-1, 1) + 1) / 2 * 255
+    pictures = (vae.decode(theirs.mode()).sample[0].clamp(-1, 1) + 1) / 2 * 255
     assert frames.shape == (5, 16, 32, 3) and frames.dtype == np.uint8
     assert np.abs(frames - pictures.permute(1, 2, 3, 0).numpy()).max() <= 0.51
     with pytest.raises(FloatingPointError, match="not finite"):

@@ -49,6 +49,8 @@ RENAMED_IN_BLOCKS = {
     "norm2": "norm3",
     "norm3": "norm2",
     "scale_shift_table": "modulation",
+    "proj_in": "before_proj",
+    "proj_out": "after_proj",
 }
 
 
@@ -141,22 +143,22 @@ def write(folder: Path, *, image: bool, seed: int = 0) -> dict[str, torch.nn.Mod
 
 def original_name(key: str) -> str:
     """The key that Wan's own files give to a weight of diffusers' transformer."""
-    if not key.startswith("blocks."):
+    if not key.startswith(("blocks.", "vace_blocks.")):
         stem, _, leaf = key.rpartition(".")
         return "head.modulation" if key == "scale_shift_table" else f"{RENAMED.get(stem, stem)}.{leaf}"
-    _, number, rest = key.split(".", 2)
+    stack, number, rest = key.split(".", 2)
     if rest in RENAMED_IN_BLOCKS:
-        return f"blocks.{number}.{RENAMED_IN_BLOCKS[rest]}"
+        return f"{stack}.{number}.{RENAMED_IN_BLOCKS[rest]}"
     stem, _, leaf = rest.rpartition(".")
     if stem in RENAMED_IN_BLOCKS:
-        return f"blocks.{number}.{RENAMED_IN_BLOCKS[stem]}.{leaf}"
+        return f"{stack}.{number}.{RENAMED_IN_BLOCKS[stem]}.{leaf}"
     attention, _, inner = stem.partition(".")
-    return f"blocks.{number}.{RENAMED_IN_BLOCKS[attention]}.{RENAMED_IN_BLOCKS.get(inner, inner)}.{leaf}"
+    return f"{stack}.{number}.{RENAMED_IN_BLOCKS[attention]}.{RENAMED_IN_BLOCKS.get(inner, inner)}.{leaf}"
 
 
 def write_original(folder: Path, network: WanTransformer3DModel, shards: int = 2) -> dict[str, torch.Tensor]:
     """Save a transformer in Wan's own key layout, in shards; returns what was saved."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = {original_name(key): tensor.contiguous() for key, tensor in network.state_dict().items()}
     names = sorted(tensors)
     for shard in range(shards):
