@@ -60,7 +60,7 @@ MAX_DEATHS = 5
 """Workers that may die one after the other, without a video between them, before the command stops."""
 LOAD_TIMEOUT = 3600.0
 _WATCH = 1.0
-_CARRIED = ("__init__", "errors", "records", "contract", "worker")
+_CARRIED = ("__init__", "errors", "records", "contract", "offload", "worker")
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ffbench.worker import main; main()"
 
 

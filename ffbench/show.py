@@ -224,7 +224,7 @@ def _card(card: Card) -> str:
     for name, value in facts.items():
         lines += _field(name, [value] if value else [])
     lines += _field("settings", [f"{name} = {value!r}" for name, value in card.settings.items()])
-    lines += _field("variants", [f"{card.name}@{v}: {dict(changes)}" for v, changes in card.variants.items()])
+    lines += _field("variants", [f"{base}@{v}: {dict(changes)}" for v, changes in card.variants.items()])
     lines += _field("weights", [f"{w.name} {w.revision} sha256 {w.sha256} {w.licence}".rstrip() for w in card.weights])
     lines += _field("memory", [f"{m.gib:g} GiB: {m.configuration} ({m.source})" for m in card.memory])
     lines += _field("price", [_price(price) for price in card.price])

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ffbench.contract import Output, Request, Runtime
 from ffbench.errors import UserError
+from ffbench.offload import wish
 from ffbench.records import Scalar
 
 SCRIPT = Path("hymm_sp", "sample_gpu_poor.py")
@@ -55,7 +56,9 @@ class HunyuanCustom:
             if not path.is_file():
                 raise UserError(f"hunyuancustom needs {path}, which is not there", "see docs/methods.md, HunyuanCustom")
         self._env = {**os.environ, "MODEL_BASE": str(models), "PYTHONPATH": str(self._upstream), "DISABLE_SP": "1"}
-        if self._set["cpu_offload"]:
+        # it changes no video, so it is no setting; what fits is not asked of the GPU, which the script wants whole
+        self._offload = wish() == "always"
+        if self._offload:
             self._env["CPU_OFFLOAD"] = "1"
         _, colon, number = runtime.device.partition(":")
         if colon:
@@ -109,7 +112,7 @@ class HunyuanCustom:
         options += ["--sample-n-frames", str(get["num_frames"]), "--infer-steps", str(get["steps"])]
         options += ["--cfg-scale", str(get["guidance"]), "--flow-shift-eval-video", str(get["shift"])]
         options += ["--use-deepcache", str(int(bool(get["deepcache"]))), "--precision", str(get["dtype"])]
-        return options + ["--use-fp8"] * bool(get["fp8"]) + ["--cpu-offload"] * bool(get["cpu_offload"])
+        return options + ["--use-fp8"] * bool(get["fp8"]) + ["--cpu-offload"] * self._offload
 
     def _folder(self, name: str, otherwise: str, how: str) -> Path:
         given = str(self._set[name]) or otherwise

@@ -114,6 +114,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(tmp_path: Path, upstream: Path, python: str, *prompts: str, **values: Any) -> GenerateSummary:
+    tmp_path.mkdir(exist_ok=True)
     with (tmp_path / "setup.log").open("wb") as log:
         set_up("hunyuancustom", python, True, log)
     made = make_suite(tmp_path / "photos", ("ann",), prompts)
@@ -165,6 +166,23 @@ def test_a_batch_is_one_run_of_the_script_and_each_request_arrives_whole(
     clip = (upstream / "clip.mp4").read_bytes()
     assert [done.run.video(record).read_bytes() for record in records] == [clip] * 5
     assert "loading" in (done.run.root / "logs" / "worker.log").read_text()
+
+
+def test_offload_is_told_to_the_script_and_is_not_in_the_key(
+    tmp_path: Path, upstream: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for wish in ("", "always", "never"):
+        monkeypatch.setenv("FFBENCH_OFFLOAD", wish)
+        done = run(tmp_path / f"x{wish}", upstream, python, "a")
+        keys |= done.run.generations().keys()
+        told = wish == "always"
+        got = seen(upstream)[-1]
+        assert (got["args"]["cpu_offload"], got["env"]["CPU_OFFLOAD"]) == (told, "1" if told else None)
+    assert len(keys) == 1 and "cpu_offload" not in methods.card("hunyuancustom").settings
+    monkeypatch.setenv("FFBENCH_OFFLOAD", "perhaps")
+    with pytest.raises(UserError, match="FFBENCH_OFFLOAD=perhaps is neither"):
+        run(tmp_path / "perhaps", upstream, python, "a")
 
 
 @pytest.mark.parametrize(
