@@ -1,4 +1,4 @@
-"""Groups of processes: what they take, and how they end."""
+"""Processes: the cores they may use, what groups of them take, and how they end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+
+
+def cpus() -> int:
+    """Cores for this process: those of its container or scheduler, or fewer where OMP_NUM_THREADS says so."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(asked)) if asked.isdigit() and int(asked) else allowed
 
 
 def group_memory(group: int) -> float:

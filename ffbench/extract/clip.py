@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ffbench.errors import UserError
 from ffbench.extract.embed import unit
-from ffbench.extract.loading import CHUNK, inference, load_strict, torch_device
+from ffbench.extract.loading import CHUNK, in_chunks, inference, load_strict, torch_device
 from ffbench.weights import load_state_dict
 
 Floats = NDArray[np.float32]
@@ -66,19 +66,20 @@ class ClipModel:
         Raises:
             ValueError: other pixels or another colour.
         """
-        import torch
-
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise ValueError(f"CLIP takes uint8 [T,H,W,3] RGB, not {pixels.dtype} {list(pixels.shape)}")
         if colour not in ("rgb", "bgr"):
             raise ValueError(f"colour is rgb or bgr, not {colour!r}")
-        rows = [np.zeros((0, self._dim), np.float32)]
-        for start in range(0, len(pixels), CHUNK):
-            shown = pixels[start : start + CHUNK, ..., :: 1 if colour == "rgb" else -1]
-            batch = torch.stack([self._preprocess(PIL.Image.fromarray(np.ascontiguousarray(frame))) for frame in shown])
-            with inference():
-                rows.append(self._net.encode_image(batch.to(self._device)).float().cpu().numpy())
-        return unit(np.concatenate(rows))
+        if not len(pixels):
+            return np.zeros((0, self._dim), np.float32)
+        return unit(in_chunks(self._encode, pixels[..., :: 1 if colour == "rgb" else -1], self._device))
+
+    def _encode(self, shown: NDArray[np.uint8]) -> Floats:
+        import torch
+
+        batch = torch.stack([self._preprocess(PIL.Image.fromarray(np.ascontiguousarray(frame))) for frame in shown])
+        with inference():
+            return np.asarray(self._net.encode_image(batch.to(self._device)).float().cpu().numpy(), np.float32)
 
     def texts(self, prompts: Sequence[str]) -> TextFeatures:
         """Embed prompts; one that is too long is cut, its end-of-text token kept, and flagged."""

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.errors import UserError
-from ffbench.extract.loading import CHUNK, check_crops, fold_norms, in_chunks, inference, load_strict, torch_device
+from ffbench.extract.loading import (
+    CHUNK,
+    PIECE,
+    check_crops,
+    fold_norms,
+    in_chunks,
+    inference,
+    load_strict,
+    torch_device,
+)
 from ffbench.extract.sessions import callers, onnx_session, side_by_side
 from ffbench.weights import load_state_dict
 
@@ -19,8 +28,6 @@ if TYPE_CHECKING:
 
 Crops = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-PIECE = 8
-"""Crops an ONNX network sees at once where several calls run side by side."""
 Source = Literal["align112", "align224", "box160"]
 """The crop an embedder reads: aligned at 112 or 224 px, or the detector's box stretched to 160 px."""
 
@@ -78,6 +85,7 @@ class ArcFaceOnnx:
         self._batch = shape[0] if isinstance(shape[0], int) else 0
         self._raw = _normalises_inside(path)
         self._callers = callers(device)
+        self._piece = PIECE if device == "cpu" else CHUNK
         self.id = f"arcface-onnx:{path.name}@{sha256[:12]}"
         self._try(path)
 
@@ -86,7 +94,7 @@ class ArcFaceOnnx:
         check_crops(crops, 112, "ArcFace")
         if not len(crops):
             return np.zeros((0, self._dim), np.float32)
-        size = self._batch or (CHUNK if self._callers == 1 else PIECE)
+        size = self._batch or self._piece
         pieces = [crops[start : start + size] for start in range(0, len(crops), size)]
         return unit(np.concatenate(side_by_side(self._run, pieces, self._callers)))
 
@@ -154,7 +162,7 @@ class CurricularFace:
     def __call__(self, crops: Crops) -> Floats:
         """See `Embedder`; 224 px."""
         check_crops(crops, 224, "CurricularFace")
-        return unit(in_chunks(self._run, crops)) if len(crops) else np.zeros((0, 512), np.float32)
+        return unit(in_chunks(self._run, crops, self._device)) if len(crops) else np.zeros((0, 512), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         small = np.stack([cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LINEAR) for crop in crops])
@@ -188,7 +196,7 @@ class FaceNet:
     def __call__(self, crops: Crops) -> Floats:
         """See `Embedder`; 160 px."""
         check_crops(crops, 160, "FaceNet")
-        return unit(in_chunks(self._run, crops)) if len(crops) else np.zeros((0, 512), np.float32)
+        return unit(in_chunks(self._run, crops, self._device)) if len(crops) else np.zeros((0, 512), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         return _forward(self._net, crops, 1.0, 127.5, 128.0, self._device)

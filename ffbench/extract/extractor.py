@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ffbench.extract.crops import SIDES, Face, chosen, crop
 from ffbench.extract.detect import detect_all
 from ffbench.extract.embed import Source
+from ffbench.extract.loading import one_thread
 from ffbench.extract.networks import open_networks
 from ffbench.extract.track import VERSION, FaceTrack, Floats
 from ffbench.protocols import Protocol
@@ -203,6 +204,7 @@ class Extractor:
     def _timed(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            yield
+            with one_thread():
+                yield
         finally:
             self.timings[part] = self.timings.get(part, 0.0) + time.perf_counter() - start

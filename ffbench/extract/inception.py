@@ -63,7 +63,7 @@ class TorchvisionInception:
     def __call__(self, crops: Crops) -> Floats:
         """See `FeatureNet`."""
         check_crops(crops, 224, "InceptionV3")
-        return in_chunks(self._run, crops) if len(crops) else np.zeros((0, FEATURES), np.float32)
+        return in_chunks(self._run, crops, self._device) if len(crops) else np.zeros((0, FEATURES), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         import torch
@@ -109,7 +109,7 @@ class FidInception:
     def __call__(self, crops: Crops) -> Floats:
         """See `FeatureNet`."""
         check_crops(crops, 224, "FID's InceptionV3")
-        return in_chunks(self._run, crops) if len(crops) else np.zeros((0, FEATURES), np.float32)
+        return in_chunks(self._run, crops, self._device) if len(crops) else np.zeros((0, FEATURES), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         import torch

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.errors import UserError
+from ffbench.extract.sessions import callers, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 Net = TypeVar("Net", bound="nn.Module")
 
 CHUNK = 32
-"""Crops a network sees at once: enough to fill a GPU's or CPU's vector units, little enough for any memory."""
+"""Crops a network sees at once on a GPU: enough to fill it, little enough for any memory."""
+PIECE = 8
+"""Crops a network sees at once on a CPU, where several calls run side by side."""
 
 
 def load_strict(net: Net, state: Mapping[str, Tensor], path: Path, what: str) -> Net:
@@ -88,9 +91,42 @@ def inference() -> Iterator[None]:
         yield
 
 
-def in_chunks(run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """`run` over at most CHUNK rows at a time, results joined; `rows` is not empty."""
-    return np.concatenate([run(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread of the CPU: with another number it adds up in another order, and so rounds differently.
+
+    Calls side by side keep the cores busy instead, and waste less of them (docs/performance.md).
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_chunks(
+    run: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any], device: str
+) -> NDArray[np.float32]:
+    """`run` over the rows, results joined; `rows` is not empty.
+
+    How they are cut depends on their number and the kind of device alone, so that every machine, thread count and
+    number of workers rounds alike.
+    """
+    if device != "cpu":
+        return np.concatenate([run(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
+
+    def alone(piece: NDArray[Any]) -> NDArray[np.float32]:
+        import torch
+
+        torch.set_num_threads(1)  # what a new thread takes over from the others is left open by OpenMP
+        return run(piece)
+
+    pieces = [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)]
+    with one_thread():
+        return np.concatenate(side_by_side(alone, pieces, callers(device)))
 
 
 def check_crops(crops: NDArray[np.uint8], side: int, name: str) -> None:

@@ -278,19 +278,24 @@ class SixDRepNetPose:
 
     def angles(self, images: Sequence[Image], boxes: Floats, points: Floats) -> Floats:
         """See `PoseEstimator`."""
-        import torch
-
-        from ffbench.extract.loading import CHUNK, inference
+        from ffbench.extract.loading import in_chunks
 
         out_N3 = np.full((len(images), 3), np.nan, np.float32)
         pairs = [(i, _demo_crop(image, box)) for i, (image, box) in enumerate(zip(images, boxes, strict=True))]
         fit = [(i, crop) for i, crop in pairs if crop is not None]
-        for start in range(0, len(fit), CHUNK):
-            rows, crops = zip(*fit[start : start + CHUNK], strict=True)
-            with inference():
-                rotation = self._net(torch.from_numpy(np.stack(crops)).to(self._device))
-            out_N3[list(rows)] = zyx_angles(rotation.double().cpu().numpy())
+        if fit:
+            rows, crops = zip(*fit, strict=True)
+            out_N3[list(rows)] = in_chunks(self._run, np.stack(crops), self._device)
         return out_N3
+
+    def _run(self, crops_N3SS: Floats) -> Floats:
+        import torch
+
+        from ffbench.extract.loading import inference
+
+        with inference():
+            rotation = self._net(torch.from_numpy(crops_N3SS).to(self._device))
+        return zyx_angles(rotation.double().cpu().numpy()).astype(np.float32)
 
 
 def _demo_crop(image: Image, box: NDArray[np.floating]) -> Floats | None:

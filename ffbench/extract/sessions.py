@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ffbench.errors import UserError
+from ffbench.processes import cpus
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -39,7 +40,7 @@ def onnx_session(path: Path, device: str, threads: int | None = None) -> Inferen
 
     _check_file(path)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or _cpus()
+    options.intra_op_num_threads = threads or cpus()
     options.inter_op_num_threads = 1
     # a pool that spins between calls takes the cores from PyTorch's pool in the same process
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -70,7 +71,7 @@ def callers(device: str) -> int:
     On a CPU several: small networks keep its cores busier that way than by the threads inside a call, and what is done
     in Python and OpenCV between the calls overlaps (docs/performance.md).
     """
-    return min(SIDE_BY_SIDE, _cpus()) if device == "cpu" else 1
+    return min(SIDE_BY_SIDE, cpus()) if device == "cpu" else 1
 
 
 def side_by_side(run: Callable[[Piece], Result], pieces: Sequence[Piece], callers: int) -> list[Result]:
@@ -140,8 +141,3 @@ def _tensors(model: Any) -> Iterator[Any]:
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
             graphs.extend(g for g in (attribute.g, *attribute.graphs) if g.node or g.initializer)
-
-
-def _cpus() -> int:
-    # a container's or a scheduler's CPU set; os.cpu_count would count the whole machine
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

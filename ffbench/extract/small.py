@@ -135,7 +135,7 @@ class SmallEmbedder:
     def __call__(self, crops: Crops) -> Floats:
         """See `ffbench.extract.embed.Embedder`; 112 px."""
         check_crops(crops, 112, "the embedded recogniser")
-        return unit(in_chunks(self._run, crops)) if len(crops) else np.zeros((0, EMBEDDING), np.float32)
+        return unit(in_chunks(self._run, crops, self._device)) if len(crops) else np.zeros((0, EMBEDDING), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         with inference():
@@ -153,7 +153,7 @@ class SmallFeatures:
     def __call__(self, crops: Crops) -> Floats:
         """[N,64]; see `ffbench.extract.inception.FeatureNet`."""
         check_crops(crops, 224, "the embedded feature network")
-        return in_chunks(self._run, crops) if len(crops) else np.zeros((0, FEATURES), np.float32)
+        return in_chunks(self._run, crops, self._device) if len(crops) else np.zeros((0, FEATURES), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         with inference():
@@ -196,7 +196,7 @@ class SmallPose:
             crop_box(image, enlarge(box, POSE_BOX), SIDE, border="edge", interpolation=cv2.INTER_AREA)
             for image, box in zip(images, boxes, strict=True)
         ]
-        return in_chunks(self._run, np.stack(rows)) if rows else np.zeros((0, 3), np.float32)
+        return in_chunks(self._run, np.stack(rows), self._device) if rows else np.zeros((0, 3), np.float32)
 
     def _run(self, crops: Crops) -> Floats:
         with inference():
@@ -220,7 +220,7 @@ class SmallClip:
             raise ValueError(f"frames must be uint8 [T,H,W,3] RGB, not {pixels_THW3.dtype} {list(pixels_THW3.shape)}")
         if not len(pixels_THW3):
             return np.zeros((0, JOINT), np.float32)
-        return unit(in_chunks(self._run, pixels_THW3[..., :: 1 if colour == "rgb" else -1]))
+        return unit(in_chunks(self._run, pixels_THW3[..., :: 1 if colour == "rgb" else -1], self._device))
 
     def texts(self, prompts: Sequence[str]) -> TextFeatures:
         """Embed prompts; nothing is cut."""

@@ -42,9 +42,12 @@ def test_a_network_runs_on_the_cpu(network: Path) -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_threads_default_to_the_cpus_of_this_process(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_default_to_the_share_of_this_process(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
     assert onnx_session(network, "cpu").get_session_options().intra_op_num_threads == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert onnx_session(network, "cpu").get_session_options().intra_op_num_threads == 2
 
 
 def test_calls_side_by_side_keep_their_order() -> None:
