@@ -28,6 +28,13 @@ class Measure(StrEnum):
     steady = "steady"
 
 
+class Where(StrEnum):
+    """Engines on which a clip that crashes its decoder costs that clip alone."""
+
+    local = "local"
+    ray = "ray"
+
+
 @data_app.callback()
 def callback() -> None:
     """Training data from raw videos: filter by pose, caption, review, shards."""
@@ -38,8 +45,10 @@ def build(
     videos: Annotated[Path, typer.Option(help="Folder of videos, or a text file of a path a line.")],
     out: Annotated[Path, typer.Option(help="Folder of the build; the same command goes on after a kill.")],
     settings: Annotated[Path | None, typer.Option(help="TOML or JSON of settings (docs/dataset.md).")] = None,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="Where networks run: cpu, cuda or cuda:N.")] = "cpu",
+    engine: Annotated[Where, typer.Option(help="Processes of this machine, or actors of a Ray cluster.")] = Where.local,
+    workers: Annotated[int, typer.Option(help="How many; 0: one for each GPU, or the engine's own.", min=0)] = 1,
+    address: Annotated[str, typer.Option(help="Of a Ray cluster that stands; one of this machine without.")] = "",
+    device: Annotated[str, typer.Option(help="cpu; cuda: a GPU for each worker; cuda:N: one for all.")] = "cpu",
     retry: Annotated[bool, typer.Option("--retry", help="Look again at clips that crashed, hung or failed.")] = False,
 ) -> None:
     """Take every video through the steps, then write manifest and shards. The same command goes on after a kill."""
@@ -47,9 +56,11 @@ def build(
     from faithfulfaces.dataset.settings import load
     from faithfulfaces.dataset.sources import find
     from faithfulfaces.dataset.workers import Plan
+    from ffbench.engine import Engine
 
     chosen = load(settings)
-    done = run(Plan(settings=chosen, root=out, device=device, workers=workers), find(videos), retry=retry)
+    plan = Plan(settings=chosen, root=out, engine=Engine(engine.value, workers, address, device))
+    done = run(plan, find(videos), retry=retry)
     typer.echo(f"looked at {done.sources} videos ({done.failed} failed); {done.skipped} were done already", err=True)
     _combine(out, chosen)
 

@@ -24,6 +24,7 @@ from faithfulfaces.dataset.workers import Plan, Stages, outcomes
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import bar, note
+from ffbench.records import digest
 
 AGAIN = frozenset({"crash", "timeout", "error"})
 """Reasons that another try may change."""
@@ -46,7 +47,7 @@ def build(plan: Plan, sources: Sequence[Source], *, retry: bool = False) -> Buil
     """Look at all sources that have no outcome, one journal line each; resumable after any kill.
 
     Args:
-        plan: settings, folder, processes.
+        plan: settings, folder, engine.
         sources: all of them.
         retry: look again at those that crashed, hung or met an error.
 
@@ -59,6 +60,8 @@ def build(plan: Plan, sources: Sequence[Source], *, retry: bool = False) -> Buil
         check_settings(folder, plan.settings)
         known = read_outcomes(folder)
         todo = [s for s in sources if _open(s, known.get(s.name), retry)]
+        # bad files lie together, and an engine stops when its workers die one after the other
+        todo.sort(key=lambda source: digest(source.name, 16))
         if not todo:
             return Built(0, len(sources), 0)
         failed = 0
@@ -181,7 +184,13 @@ def _log(folder: Folder, plan: Plan, sources: int, seconds: float, stages: Stage
     }
     journal.append(
         folder.log,
-        {"sources": sources, "workers": plan.workers, "seconds": round(seconds, 3), "stages": rates},
+        {
+            "sources": sources,
+            "engine": plan.engine.kind,
+            "workers": plan.engine.workers,
+            "seconds": round(seconds, 3),
+            "stages": rates,
+        },
     )
     for name, rate in rates.items():
         note(f"{name:<9} {rate['frames']} frames  {rate['frames_per_second']} frames/s a process")

@@ -34,6 +34,7 @@ from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.settings import Networks, Settings, Subject, Video
 from faithfulfaces.dataset.sources import find
 from faithfulfaces.dataset.workers import Plan
+from ffbench.engine import Engine
 from ffbench.video import write_mp4
 
 # some installed packages bring a `tests` of their own
@@ -59,7 +60,8 @@ def networks(assets: Path) -> Networks:
 
 
 def rows_of(videos: Path, out: Path, settings: Settings) -> list[dict[str, Any]]:
-    build(Plan(settings=settings, root=out, workers=int(os.environ.get("WORKERS", "1"))), find(videos))
+    engine = Engine("local", workers=int(os.environ.get("WORKERS", "1")))
+    build(Plan(settings=settings, root=out, engine=engine), find(videos))
     write_card(Folder(out), combine(Folder(out), settings).rows)
     return manifest.read(Folder(out).manifest)
 
@@ -242,7 +244,7 @@ def killed(words: list[str], folder: Folder, moment: tuple[int, int], draw: rand
         time.sleep(0.005)
     if process.wait() != -signal.SIGKILL:
         raise RuntimeError(f"it had ended before it could be killed (exit code {process.returncode})")
-    torn = not folder.journal.read_bytes().endswith(b"\n")
+    torn = folder.journal.is_file() and not folder.journal.read_bytes().endswith(b"\n")
     return f"killed with {done} clips done{', a torn line' if torn else ''}, {written} shards"
 
 
