@@ -1,22 +1,23 @@
-"""The paper's Tables 2 to 6 from runs of one's own: each row is made or reused, scored, and printed in its place.
+"""The paper's Tables 1 to 6 from runs of one's own: each row is made or reused, scored, and printed in its place.
 
-A row that cannot be had, such as one whose checkpoint nobody trained, stays in its place with the reason.
+A row that cannot be had, such as one whose checkpoint nobody trained, stays in its place with the reason. A row with
+several checkpoints is several trainings of the same thing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ffbench import render
-from ffbench.ablate_table import Line, Made, lay_out
+from ffbench.ablate_table import Line, Made, files_of
+from ffbench.archive import keep
+from ffbench.checkpoints import WITHOUT, Checkpoint, Kind, elements_of, find_checkpoints, read_checkpoint
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, generate
+from ffbench.paper import write_table
 from ffbench.protocols import Protocol
 from ffbench.published import METHOD_OF, published_table
 from ffbench.records import digest
@@ -24,9 +25,10 @@ from ffbench.rows import Row, alike, load_rows
 from ffbench.score import ScoreOptions, score
 from ffbench.store import safe_name
 from ffbench.suites import Suite
-from ffbench.tables import sheet
+from ffbench.trainings import Trainings
 
 HEADS: Mapping[str, tuple[str, ...]] = {
+    "table1": ("Methods",),
     "table2": ("Identity Aligner", "Euler Embedding"),
     "table3": ("Dictionary Elements",),
     "table4": ("Pooling Type",),
@@ -35,22 +37,24 @@ HEADS: Mapping[str, tuple[str, ...]] = {
 }
 """The tables, and what stands above their rows' names."""
 OURS = "faithfulfaces"
-CONFIG = "config.json"
-"""Of a checkpoint: its `aligner` says what was trained."""
+TABLE_1 = (OURS, "vace", "oracle", "impostor", "still")
+"""Rows of Table 1 unless others are named: what the embedded world can make, and its controls."""
+ELEMENTS = 4096
+"""The paper's dictionary."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: a method of ffbench, or the checkpoint that it needs."""
+    """One row of a table: a method of ffbench, or the checkpoints that it needs."""
 
     names: tuple[str, ...]
     published: str
     """Name of its row in the published table; empty where it has none."""
     method: str = ""
-    wants: tuple[str, Any] | None = None
-    """A field of the checkpoint's `aligner` and its value; a checkpoint that has it is used instead of `method`."""
-    checkpoint: str = ""
-    """Folder that was given for it."""
+    """What makes its videos; empty where only a checkpoint does."""
+    wants: Kind | None = None
+    """The checkpoints that are used instead of `method` where there are any; None for rows that take none."""
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ class Ablation:
     """One table of the paper, to be made."""
 
     name: str
-    """`table2` to `table6`."""
+    """`table1` to `table6`."""
     variants: tuple[Variant, ...]
     base: int = 0
     """The row that the others are compared with."""
+    notes: tuple[str, ...] = ()
 
     @property
     def views(self) -> bool:
@@ -79,6 +84,8 @@ class AblateOptions:
     """`settings` hold for every row."""
     intervals: bool = False
     published: bool = False
+    results: Path | None = None
+    """Where the table goes with the records that it is rendered from; nowhere if None."""
 
 
 @dataclass(frozen=True)
@@ -90,29 +97,42 @@ class Ablated:
     num_missing: int
 
 
-def ablation(name: str, methods: Sequence[str] = (), checkpoints: Sequence[Path] = ()) -> Ablation:
+def ablation(
+    name: str, methods: Sequence[str] = (), checkpoints: Sequence[Path] = (), among: Sequence[Path] = ()
+) -> Ablation:
     """The rows of a table of the paper, with those of one's own.
 
     Args:
-        name: `table2` to `table6`.
-        methods: rows of Table 5 instead of the paper's three.
-        checkpoints: folders that `faithfulfaces train` wrote; each becomes the row whose part it has.
+        name: `table1` to `table6`.
+        methods: rows of Table 1 or 5 instead of the usual ones.
+        checkpoints: folders that `faithfulfaces train` wrote; each must belong to a row.
+        among: folders below which checkpoints lie; those that belong to no row of this table are left.
 
     Raises:
-        UserError: for an unknown table, methods for another table than 5, or a folder that holds no checkpoint.
+        UserError: for an unknown table, methods for another table than 1 and 5, or a folder that holds no checkpoint.
     """
     if name not in HEADS:
         raise UserError(f"there is no ablation {name!r}", f"choose one of: {', '.join(HEADS)}")
-    if methods and name != "table5":
+    if methods and name not in ("table1", "table5"):
         raise UserError(f"the rows of {name} are variants of {OURS}, not methods", "leave --method out, or take table5")
-    published = published_table(int(name[-1]))
-    if methods:
-        known = {row.method: row.name for row in published.rows}
-        return Ablation(name, tuple(Variant((one,), known.get(one, ""), one) for one in dict.fromkeys(methods)))
-    variants = tuple(_variant(name, row.name, row.method) for row in published.rows)
-    full = {"table2": "yes/yes", "table3": "4096", "table4": "max", "table5": "FaithfulFaces", "table6": "0"}[name]
-    base = [row.name for row in published.rows].index(full)
-    return _with_checkpoints(Ablation(name, variants, base), checkpoints)
+    named = [read_checkpoint(folder) for folder in checkpoints]
+    found = [*named, *(one for place in among for one in find_checkpoints(place))]
+    elements = elements_of(found) or ELEMENTS
+    what = _rows_of(name, methods, elements)
+    if named and not any(one.wants is not None for one in what.variants):
+        raise UserError(f"no row of {name} takes a checkpoint", "leave --checkpoint out")
+    rows = [
+        dataclasses.replace(one, checkpoints=tuple(c for c in found if c.kind(elements) == one.wants))
+        for one in what.variants
+    ]
+    for one in named:
+        if one.kind(elements) not in {row.wants for row in rows}:
+            parts = ", ".join(f"{part} {value!r}" for part, value in one.kind(elements)) or "a whole aligner"
+            raise UserError(f"{one.folder}: {parts} belongs to no row of {name}", "leave it out")
+    # beside trainings on one base, the method's own checkpoint would be of another one
+    if among:
+        rows = [row if row.checkpoints or row.wants is None else dataclasses.replace(row, method="") for row in rows]
+    return dataclasses.replace(what, variants=tuple(rows))
 
 
 def ablate(what: Ablation, suite: Suite, options: AblateOptions) -> Ablated:
@@ -125,53 +145,68 @@ def ablate(what: Ablation, suite: Suite, options: AblateOptions) -> Ablated:
         suite = _by_pairs(suite)
     wanted = frozenset((case.case_id, 0) for case in suite.cases[: options.generate.limit])
     lines: list[Line] = []
-    rows: list[Row] = []
+    found: list[Trainings] = []
     errors: list[UserError] = []
     for variant in what.variants:
         try:
-            row = _row(what, variant, suite, options).only(wanted)
+            rows = {seed: keep(row.only(wanted)) for seed, row in _trainings(what, variant, suite, options).items()}
         except UserError as error:
             errors.append(error)
             lines.append(Line(variant.names, variant.published, "", f"{error.what}; {error.fix}"))
             continue
-        # a control is a row like the others here: it takes part in what is best
-        rows.append(dataclasses.replace(row, label=" / ".join(variant.names), control=False))
-        lines.append(Line(variant.names, variant.published, rows[-1].label, ""))
-    if not rows:
+        label = " / ".join(variant.names)
+        # in an ablation a control is a row like the others: it takes part in what is best
+        controls = {seed: row.control and what.name == "table1" for seed, row in rows.items()}
+        rows = {seed: dataclasses.replace(row, label=label, control=controls[seed]) for seed, row in rows.items()}
+        found.append(Trainings(label, rows))
+        lines.append(Line(variant.names, variant.published, label, ""))
+    if not found:
         raise errors[0]
-    rows, _ = alike(rows)
-    made = Made(what.name, HEADS[what.name], tuple(lines), rows, sheet(rows), lines[what.base].label)
-    table = lay_out(made, options.intervals, options.published)
+    alike([row for one in found for row in one.rows.values()])
+    notes = (*what.notes, *_switched_off(what))
+    made = Made(what.name, HEADS[what.name], tuple(lines), tuple(found), lines[what.base].label, notes)
     folder = options.out / f"{safe_name(suite.name)}@{safe_name(suite.version)}" / f"ablate-{what.name}"
-    number = what.name[-1]
-    files = {
-        "table.md": render.markdown(table),
-        "table.tex": render.latex(table, f"Ablation, laid out as Table {number} of the paper"),
-        "table.csv": render.csv_cells(made.sheet),
-        "cells.json": render.json_sheet(made.sheet),
-    }
+    files = files_of(made, options.intervals, options.published)
     for name, content in files.items():
-        write_atomic(folder / name, content.encode())
-    return Ablated(render.text(table), folder, len(errors))
+        if name != "text":
+            write_atomic(folder / name, content.encode())
+    if options.results:
+        write_table(made, options.intervals, options.published, options.results)
+    return Ablated(files["text"], folder, len(errors))
 
 
-def _row(what: Ablation, variant: Variant, suite: Suite, options: AblateOptions) -> Row:
-    """Make, score and load one row."""
-    if not variant.method:
-        part, value = variant.wants or ("", "")
+def _trainings(what: Ablation, variant: Variant, suite: Suite, options: AblateOptions) -> dict[int | None, Row]:
+    """Make, score and load the rows of one line, by seed."""
+    if not variant.checkpoints:
+        if not variant.method:
+            raise UserError(*_no_checkpoint(what, variant))
+        return {None: _row(variant.method, suite, options)}
+    seeds = [one.seed for one in variant.checkpoints]
+    if len(set(seeds)) < len(seeds):
+        places = ", ".join(str(one.folder) for one in variant.checkpoints)
         raise UserError(
-            f"no checkpoint with {part}={value} was given",
-            f"faithfulfaces train --recipe FILE.py:FUNCTION --out FOLDER, whose recipe has Aligner({part}={value!r}), "
-            f"then ffbench ablate {what.name} --checkpoint FOLDER/model",
+            f"{' / '.join(variant.names)}: {len(seeds)} checkpoints are not told apart by their seeds ({places})",
+            "give one of each seed",
         )
-    settings, out = options.generate.settings, options.out
-    if variant.checkpoint:
-        # a run folder holds one set of settings: a checkpoint of its own needs a folder of its own
-        settings, out = (
-            (*settings, f"checkpoint={variant.checkpoint}"),
-            out / f"checkpoint-{digest(variant.checkpoint, 8)}",
+    # a trained part is left out by its checkpoint; perturbed angles are a setting
+    method = variant.method if what.name == "table6" else OURS
+    rows: dict[int | None, Row] = {}
+    for one in sorted(variant.checkpoints, key=lambda c: -1 if c.seed is None else c.seed):
+        generating = dataclasses.replace(
+            options.generate, settings=(*options.generate.settings, f"checkpoint={one.folder}")
         )
-    done = generate(suite, variant.method, out, dataclasses.replace(options.generate, settings=settings))
+        # a run folder holds one set of settings: a checkpoint needs a folder of its own
+        own = dataclasses.replace(
+            options,
+            generate=generating,
+            out=options.out / f"checkpoint-{digest([str(one.folder), one.content()], 8)}",
+        )
+        rows[one.seed] = _row(method, suite, own)
+    return rows
+
+
+def _row(method: str, suite: Suite, options: AblateOptions) -> Row:
+    done = generate(suite, method, options.out, options.generate)
     score(done.run, ScoreOptions(options.protocol, options.generate.device))
     found = load_rows(done.run, options.protocol.id)
     if len(found) > 1:
@@ -179,58 +214,73 @@ def _row(what: Ablation, variant: Variant, suite: Suite, options: AblateOptions)
     return found[0]
 
 
-def _variant(table: str, name: str, method: str) -> Variant:
+def _no_checkpoint(what: Ablation, variant: Variant) -> tuple[str, str]:
+    parts = ", ".join(f"{part}={value}" for part, value in variant.wants or ()) or "a whole aligner"
+    change = ", ".join(f"{part}={value!r}" for part, value in variant.wants or ())
+    return (
+        f"no checkpoint with {parts} was given",
+        f"faithfulfaces train --recipe FILE.py:FUNCTION --out FOLDER, whose recipe has Aligner({change}), "
+        f"then ffbench ablate {what.name} --checkpoint FOLDER/model",
+    )
+
+
+def _rows_of(table: str, methods: Sequence[str], elements: int) -> Ablation:
+    published = published_table(int(table[-1]))
+    if table == "table1" or methods:
+        known = {row.method: row.name for row in published.rows}
+        chosen = tuple(dict.fromkeys(methods)) or TABLE_1
+        return Ablation(table, tuple(Variant((one,), known.get(one, ""), one) for one in chosen))
+    names = [row.name for row in published.rows]
     if table == "table2":
-        aligner, euler = name.split("/")
-        marks = tuple("✓" if one == "yes" else "×" for one in (aligner, euler))
-        return Variant(marks, name, method, ("euler", False) if name == "yes/no" else None)
+        wants: Mapping[str, Kind] = {"yes/yes": (), "yes/no": (("euler", False),), "no/no": WITHOUT}
+        variants = [
+            Variant(tuple("✓" if one == "yes" else "×" for one in row.name.split("/")), row.name, row.method,
+                    wants[row.name])
+            for row in published.rows
+        ]  # fmt: skip
+        return Ablation(table, tuple(variants), names.index("yes/yes"))
     if table == "table3":
-        return Variant((name,), name, "", ("elements", int(name)))
+        return _sizes(names, elements)
     if table == "table4":
         # every recipe pools by the maximum, so the method's own checkpoint is that row
-        return Variant((f"{name.title()} Pooling",), name, OURS if name == "max" else "", ("pooling", name))
+        variants = [
+            Variant((f"{name.title()} Pooling",), name, OURS if name == "max" else "",
+                    () if name == "max" else (("pooling", name),))
+            for name in names
+        ]  # fmt: skip
+        return Ablation(table, tuple(variants), names.index("max"))
     if table == "table5":
-        return Variant((method,), name, METHOD_OF[name])
-    return Variant(("No Perturbation" if name == "0" else f"-{name}° to +{name}°",), name, method)
+        kinds: Mapping[str, Kind] = {"FaithfulFaces": (), "FaithfulFaces without aligner": WITHOUT}
+        variants = [Variant((METHOD_OF[name],), name, METHOD_OF[name], kinds.get(name)) for name in names]
+        return Ablation(table, tuple(variants), names.index("FaithfulFaces"))
+    variants = [
+        Variant(("No Perturbation" if row.name == "0" else f"-{row.name}° to +{row.name}°",), row.name, row.method, ())
+        for row in published.rows
+    ]
+    return Ablation(table, tuple(variants), names.index("0"))
 
 
-def _with_checkpoints(what: Ablation, checkpoints: Sequence[Path]) -> Ablation:
-    """Rows take the checkpoints that have what they want; a second one, or another size, gets a row of its own."""
-    variants, base = list(what.variants), what.base
-    wanted = sorted({one.wants[0] for one in variants if one.wants})
-    if checkpoints and not wanted:
-        raise UserError(
-            f"the rows of {what.name} share one checkpoint",
-            "leave --checkpoint out, or give it as --set checkpoint=FOLDER",
+def _sizes(names: Sequence[str], elements: int) -> Ablation:
+    """Rows of Table 3 around a dictionary of another size: the same steps up and down."""
+    scale = ELEMENTS / elements
+    sizes = {name: int(name) / scale for name in names}
+    variants = [
+        Variant((f"{size:g}",), name, "", () if size == elements else (("elements", int(size)),))
+        for name, size in sizes.items()
+    ]
+    notes = []
+    if scale != 1:
+        notes.append(
+            f"sizes are the paper's divided by {scale:g}, as this model's {elements} elements are of its {ELEMENTS}; "
+            "each row stands beside the paper's row of the same place"
         )
-    for folder in checkpoints:
-        part = wanted[0]
-        value = _aligner(folder).get(part)
-        place = next((i for i, one in enumerate(variants) if one.wants == (part, value)), None)
-        given = str(folder.resolve())
-        if place is None:
-            if part != "elements":
-                raise UserError(f"{folder / CONFIG}: {part} {value!r} belongs to no row of {what.name}", "leave it out")
-            variants.append(Variant((str(value),), "", OURS, (part, value), given))
-        elif variants[place].checkpoint:
-            variants.append(
-                dataclasses.replace(variants[place], names=(f"{value} ({folder.resolve().name})",), checkpoint=given)
-            )
-        else:
-            variants[place] = dataclasses.replace(variants[place], method=OURS, checkpoint=given)
-    return dataclasses.replace(what, variants=tuple(variants), base=base)
+    return Ablation("table3", tuple(variants), names.index(str(ELEMENTS)), tuple(notes))
 
 
-def _aligner(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of its aligner."""
-    path = folder / CONFIG
-    try:
-        found = json.loads(path.read_text("utf-8"))["aligner"]
-        return dict(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no checkpoint's: {type(error).__name__} {error}", "give a folder that faithfulfaces train wrote"
-        ) from error
+def _switched_off(what: Ablation) -> list[str]:
+    """Rows whose part was there in training, and only left out in sampling."""
+    parts = [" / ".join(one.names) for one in what.variants if one.wants and one.method and not one.checkpoints]
+    return [f"{', '.join(parts)}: a part of one checkpoint switched off, not trained without it"] if parts else []
 
 
 def _by_pairs(suite: Suite) -> Suite:

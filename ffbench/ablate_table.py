@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ffbench import render
-from ffbench.compare import CLEAR, compare_rows
-from ffbench.metrics import aggregate
 from ffbench.metrics.catalog import METRICS
-from ffbench.published import METRIC_OF, VIEWS, PublishedTable, beside, published_table
+from ffbench.published import CAPTIONS, METRIC_OF, VIEWS, PublishedTable, beside, published_table
 from ffbench.render import DASH, Entry, Heading, Table
 from ffbench.rows import Row
-from ffbench.tables import Sheet, valued
+from ffbench.tables import BINNED, Sheet
+from ffbench.trainings import Difference, Trainings, difference, pooled_sheet
 
+CLEAR = 0.05
+"""p below which a difference is called one."""
 COLUMNS = {*METRIC_OF.values(), "fid", "kid"}
 FACESIM = ("facesim_cur", "facesim_arc")
 
@@ -39,27 +40,46 @@ class Made:
     name: str
     heads: tuple[str, ...]
     lines: tuple[Line, ...]
-    rows: Sequence[Row]
-    sheet: Sheet
+    rows: tuple[Trainings, ...]
     base: str
     """Label of the row that the others are compared with; empty where it could not be had."""
+    notes: tuple[str, ...] = ()
 
 
-def lay_out(made: Made, intervals: bool, with_published: bool) -> Table:
+def files_of(made: Made, intervals: bool, with_published: bool) -> Mapping[str, str]:
+    """`table.md`, `table.tex`, `table.csv` and `cells.json` by name, and the same table as `text` for a terminal."""
+    sheet = pooled_sheet(made.rows)
+    table = lay_out(made, sheet, intervals, with_published)
+    number = int(made.name[-1])
+    poses = [
+        f"\n{render.title(metric)} by |yaw|\n\n" + render.markdown(render.pose_table(sheet, metric))
+        for metric in BINNED
+        if number == 1 and any(c.metric == metric and c.group.startswith("yaw:") and not c.reason for c in sheet.cells)
+    ]
+    return {
+        "text": render.text(table),
+        "table.md": render.markdown(table) + "".join(poses),
+        "table.tex": render.latex(table, f"{CAPTIONS[number].capitalize()}, laid out as Table {number} of the paper"),
+        "table.csv": render.csv_cells(sheet),
+        "cells.json": render.json_sheet(sheet),
+    }
+
+
+def lay_out(made: Made, sheet: Sheet, intervals: bool, with_published: bool) -> Table:
     """The table; a row that could not be had has dashes and its reason below."""
-    views = made.name == "table5"
     published = published_table(int(made.name[-1]))
-    if views:
-        shown = _views_table(made.sheet, intervals)
+    if made.name == "table5":
+        shown = _views_table(sheet, intervals)
         notes = [note for row in made.rows for note in _drop(row)]
     else:
-        metrics = [metric for metric in render.main_metrics(made.sheet) if metric in COLUMNS]
-        shown = render.table(made.sheet, metrics, intervals)
+        metrics = [metric for metric in render.main_metrics(sheet) if metric in COLUMNS or made.name == "table1"]
+        shown = render.table(sheet, metrics, intervals)
         notes = _against_base(made, published)
     measured = {entries[0].text: entries[1:] for entries in shown.methods}
+    controls = {entries[0].text.removesuffix(" (control)"): entries for entries in shown.controls}
     footnotes = list(shown.footnotes)
     rows = []
-    for line in made.lines:
+    for line in (line for line in made.lines if line.label not in controls):
         names = tuple(Entry(name) for name in line.names)
         if line.label:
             rows.append(names + measured[line.label])
@@ -72,13 +92,15 @@ def lay_out(made: Made, intervals: bool, with_published: bool) -> Table:
         shown,
         columns=(*(Heading(head) for head in made.heads), *shown.columns[1:]),
         methods=tuple(rows),
+        controls=tuple(controls.values()),
         footnotes=tuple(footnotes),
-        notes=(*shown.notes, *notes),
+        notes=(*shown.notes, *made.notes, *notes),
     )
     if not with_published:
         return table
     known = {row.name: row for row in published.rows}
-    return beside(table, published, [known.get(line.published) for line in made.lines])
+    places = [known.get(line.published) for line in made.lines if line.label not in controls]
+    return beside(table, published, places)
 
 
 def drop(frontal: float, other: float) -> str:
@@ -117,65 +139,67 @@ def _views_table(sheet: Sheet, intervals: bool) -> Table:
     return dataclasses.replace(shown, methods=tuple(rows))
 
 
-def _drop(row: Row) -> list[str]:
+def _drop(line: Trainings) -> list[str]:
     """Non-frontal minus frontal of one method, paired by person and prompt."""
     notes = []
     for metric in FACESIM:
-        sides: dict[str, dict[tuple[str, str, int], float]] = {view: {} for view in VIEWS}
-        for (case_id, take), value in valued(row, metric).items() if metric in row.metrics else ():
-            case = row.cases[case_id]
-            for view in set(case.tags) & set(VIEWS):
-                sides[view][case.identity_id, case.prompt_id, take] = value
-        shared = sorted(set(sides[VIEWS[0]]) & set(sides[VIEWS[1]]))
-        if shared:
-            values = [[sides[view][pair] for pair in shared] for view in VIEWS]
-            found = aggregate.paired(values[1], values[0], [person for person, _, _ in shared])
-            numbers = _numbers(found.difference, (found.low, found.high), found.p)
-            counts = f"{found.num_identities} identities, {found.num_pairs} pairs"
-            notes.append(f"{row.label}, non-frontal minus frontal: {METRICS[metric].title} {numbers}, {counts}")
+        # as two lines whose videos bear the same names
+        sides = [
+            Trainings(line.label, {seed: _of_view(row, view) for seed, row in line.rows.items()}) for view in VIEWS
+        ]
+        if all(metric in row.metrics for row in line.rows.values()) and (found := difference(*sides[::-1], metric)):
+            notes.append(f"{line.label}, non-frontal minus frontal: {METRICS[metric].title} {_numbers(found)}")
     return notes
+
+
+def _of_view(row: Row, view: str) -> Row:
+    """The videos of one view, named by person and prompt."""
+    names = {
+        video: (f"{case.identity_id}\n{case.prompt_id}", video[1])
+        for video in row.generations
+        if view in (case := row.cases[video[0]]).tags
+    }
+    return dataclasses.replace(
+        row,
+        cases={name[0]: row.cases[video[0]] for video, name in names.items()},
+        generations={name: row.generations[video] for video, name in names.items()},
+        scores={name: row.scores[video] for video, name in names.items() if video in row.scores},
+    )
 
 
 def _against_base(made: Made, published: PublishedTable) -> list[str]:
     """Every row minus the full method, paired by case, and whether the paper's difference has the same sign."""
-    rows = {row.label: row for row in made.rows}
-    if made.base not in rows:
+    lines = {line.label: line for line in made.rows}
+    if made.base not in lines:
         return []
     names = {line.label: line.published for line in made.lines if line.label}
     notes = []
-    for label, row in rows.items():
-        for found in compare_rows(row, rows[made.base], common_cases=True).rows if label != made.base else ():
-            if found.metric not in FACESIM or found.difference is None:
-                continue
-            interval = (_nan(found.low), _nan(found.high))
-            numbers = _numbers(found.difference, interval, _nan(found.p))
-            counts = f"{found.num_identities} identities, {found.num_pairs} pairs"
-            verdict = _verdict(
-                published, (names[label], names[made.base]), found.metric, (found.difference, _nan(found.p))
-            )
-            notes.append(f"{label} minus {made.base}: {found.title} {numbers}, {counts}{verdict}")
+    for label, line in lines.items():
+        for metric in FACESIM if label != made.base else ():
+            if found := difference(line, lines[made.base], metric):
+                verdict = _verdict(published, (names[label], names[made.base]), metric, found)
+                title = METRICS[metric].title
+                notes.append(f"{label} minus {made.base}: {title} {_numbers(found)}{verdict}")
     return notes
 
 
-def _verdict(published: PublishedTable, names: tuple[str, str], metric: str, found: tuple[float, float]) -> str:
+def _verdict(published: PublishedTable, names: tuple[str, str], metric: str, found: Difference) -> str:
     """How a measured difference and its p stand to that of the paper."""
     known = {row.name: row for row in published.rows}
     if not (names[0] in known and names[1] in known):
         return ""
     row, base = (float(known[name].values[metric, "all"]) for name in names)
-    difference, p = found
-    if not p < CLEAR:
+    if not found.p < CLEAR:
         return f"; no clear difference (the paper's is {row - base:+.3f})"
-    agrees = (difference > 0) == (row > base)
+    agrees = (found.value > 0) == (row > base)
     return f"; {'same direction as the paper' if agrees else 'against the direction of the paper'} ({row - base:+.3f})"
 
 
-def _numbers(difference: float, interval: tuple[float, float], p: float) -> str:
-    shown = f"{difference:+.4f}"
-    if not any(math.isnan(end) for end in interval):
-        shown += f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    return shown + ("" if math.isnan(p) else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}")
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _numbers(found: Difference) -> str:
+    shown = f"{found.value:+.4f}"
+    if not math.isnan(found.low):
+        shown += f" [{found.low:+.4f}, {found.high:+.4f}]"
+    if not math.isnan(found.p):
+        shown += f", p {'< 0.001' if found.p < 0.001 else f'= {found.p:.3f}'}"
+    seeds = f"{found.num_seeds} seeds, " if found.num_seeds > 1 else ""
+    return f"{shown}, {seeds}{found.num_identities} identities, {found.num_pairs} pairs"

@@ -23,7 +23,7 @@ from ffbench.cli_options import (
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="table2, table3, table4, table5 or table6 of the paper.")],
+    table: Annotated[str, typer.Argument(help="table1 to table6 of the paper, or all.")],
     suite: Annotated[str | None, typer.Option(help="By default mini; mini-views for table5.")] = None,
     protocol: ProtocolOption = None,
     networks: NetworksOption = None,
@@ -32,25 +32,39 @@ def ablate(
     checkpoint: Annotated[
         list[Path] | None, typer.Option(help="A trained checkpoint for the row whose part it has; may be repeated.")
     ] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Rows of table5 of your own.")] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of them, as `faithfulfaces mini variants` makes; seeds are averaged."),
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Rows of table1 or table5.")] = None,
     setting: SetOption = None,
     device: DeviceOption = "cpu",
     timeout: TimeoutOption = 7200.0,
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     with_published: PublishedOption = False,
+    results: Annotated[Path | None, typer.Option(help="Put the table there with its records, to be committed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an ablation of the paper: its rows from runs, reused where they are there."""
-    from ffbench.ablate import AblateOptions, ablation
+    """Make a table of the paper: its rows from runs, reused where they are there."""
+    from ffbench.ablate import HEADS, AblateOptions, ablation
     from ffbench.ablate import ablate as make
     from ffbench.generate import GenerateOptions
     from ffbench.suites import load_suite
 
-    what = ablation(table, method or (), checkpoint or ())
-    chosen = load_suite(suite or ("mini-views" if what.views else "mini"))
-    recipe = protocol_of(protocol, networks, chosen.name)
-    generating = GenerateOptions(settings=tuple(setting or ()), limit=limit, device=device, timeout=timeout)
-    made = make(what, chosen, AblateOptions(recipe, out, generating, ci, with_published))
-    typer.echo((made.folder / "cells.json").read_text("utf-8") if as_json else made.text)
-    say(f"tables: {made.folder}")
-    raise typer.Exit(1 if made.num_missing else 0)
+    missing = 0
+    # a table that is made with others takes what of the options concerns it
+    everything = table == "all"
+    for name in HEADS if everything else (table,):
+        takes = not everything or name not in ("table1", "table6")
+        rows = () if everything and name not in ("table1", "table5") else method or ()
+        what = ablation(name, rows, (checkpoint or ()) if takes else (), (checkpoints or ()) if takes else ())
+        chosen = load_suite(suite or ("mini-views" if what.views else "mini"))
+        recipe = protocol_of(protocol, networks, chosen.name)
+        generating = GenerateOptions(settings=tuple(setting or ()), limit=limit, device=device, timeout=timeout)
+        made = make(what, chosen, AblateOptions(recipe, out, generating, ci, with_published, results))
+        typer.echo((made.folder / "cells.json").read_text("utf-8") if as_json else made.text)
+        say(f"tables: {made.folder}")
+        missing += made.num_missing
+    if results:
+        say(f"results: {results}; next: ffbench validate {results}")
+    raise typer.Exit(1 if missing else 0)

@@ -86,6 +86,7 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check references, prompts and videos before any GPU hour; or results files before they are handed in."""
+    from ffbench.paper import check_tables
     from ffbench.results import check as check_results
     from ffbench.results import find_results
     from ffbench.store import find_runs
@@ -94,7 +95,8 @@ def validate(
 
     if results:
         paths = find_results(results)
-        raise typer.Exit(_found(check_results(paths), f"{len(paths)} results files", as_json))
+        problems = [*check_results(paths), *(one for place in results if place.is_dir() for one in check_tables(place))]
+        raise typer.Exit(_found(problems, f"{len(paths)} results files", as_json))
     chosen = suite_given(videos, references, prompts) if videos else load_suite(suite)
     runs = [found for path in run or [] for found in find_runs(path)]
     findings = check(chosen, protocol=protocol_of(protocol, networks, chosen.name), runs=runs, device=device)

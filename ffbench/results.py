@@ -1,6 +1,7 @@
 """Results files: the numbers of one scored run with all they rest on, to be handed in by pull request, and their check.
 
-<folder>/<suite>@<version>/<method>/<protocol>-<settings digest>.json
+<folder>/<suite>@<version>/<method>/<protocol>-<settings digest>-<videos>.json holds cells and provenance, the `.jsonl`
+of the same name a line for each video, from which the cells follow.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffbench.archive import from_lines, keep, to_lines
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.metrics.catalog import METRICS
@@ -99,7 +101,7 @@ def result_of(row: Row) -> Result:
         protocol=row.protocol,
         method=first.method,
         revision=first.revision,
-        settings={} if given else dict(first.settings),
+        settings={} if given else {name: _portable(value) for name, value in first.settings.items()},
         card=meta.get("card", {}),
         networks=dict(row.networks),
         missing=dict(row.missing),
@@ -116,18 +118,47 @@ def result_of(row: Row) -> Result:
 
 
 def write_results(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write the results file of each row; the paths."""
+    """Write the results file of each row and its videos' file beside it; the paths of the first."""
     paths = []
-    for row in rows:
+    for row in map(keep, rows):
         made = result_of(row)
         path = folder / safe_name(made.suite) / safe_name(made.method) / _name(made)
         tail = f'],"schema":{made.schema}}}'
         head = to_json(dataclasses.replace(made, cells=())).removesuffix(tail)
         # a line a cell, so that a pull request shows which numbers changed
         body = ",\n".join(to_json(cell) for cell in made.cells)
+        write_atomic(path.with_suffix(".jsonl"), "".join(f"{line}\n" for line in to_lines(row)).encode())
         write_atomic(path, f"{head}\n{body}\n{tail}\n".encode())
         paths.append(path)
     return paths
+
+
+def read_row(path: Path) -> Row:
+    """The row of a videos' file.
+
+    Raises:
+        UserError: where it cannot be read, or its cells are not those of the results file beside it.
+    """
+    try:
+        row = from_lines(path.read_text("utf-8").splitlines(), path.parent)
+        made = from_json(Result, path.with_suffix(".json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: {error}", "write it anew: ffbench report RUN --results FOLDER") from error
+    if differing := _not_of(made, row):
+        raise UserError(f"{path}: {differing}", "write both anew: ffbench report RUN --results FOLDER")
+    return row
+
+
+def _not_of(made: Result, row: Row) -> str:
+    """Where a file's cells are not those of its videos; empty where they are."""
+    formed = {(cell.metric, cell.group): cell for cell in cells(row)}
+    stated = {(cell.metric, cell.group): cell for cell in made.cells}
+    if lacking := sorted(formed.keys() ^ stated.keys()):
+        return f"cells[{lacking[0][0]} of {lacking[0][1]}] is in one of the two files alone"
+    for (metric, group), cell in stated.items():
+        if to_json(dataclasses.replace(formed[metric, group], method=cell.method)) != to_json(cell):
+            return f"cells[{metric} of {group}] says {cell.value:g}, the videos give {formed[metric, group].value:g}"
+    return ""
 
 
 def find_results(places: Sequence[Path]) -> list[Path]:
@@ -149,8 +180,16 @@ def check(paths: Sequence[Path]) -> list[Problem]:
     return [problem for path in paths for problem in _file(path)]
 
 
+def _portable(value: Scalar) -> Scalar:
+    """A setting without the folders of one machine; what lay there is told by the hashes of the weights."""
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path("...", *Path(value).parts[-3:]).as_posix()
+    return value
+
+
 def _name(made: Result) -> str:
-    return f"{safe_name(made.protocol)}-{digest([made.revision, dict(made.settings)], 8)}.json"
+    attempts = made.num_videos + made.num_failed
+    return f"{safe_name(made.protocol)}-{digest([made.revision, dict(made.settings)], 8)}-{attempts}.json"
 
 
 def _file(path: Path) -> Iterator[Problem]:
@@ -171,6 +210,14 @@ def _file(path: Path) -> Iterator[Problem]:
     places = [(cell.metric, cell.group) for cell in made.cells]
     for metric, group in sorted({place for place in places if places.count(place) > 1}):
         yield Problem("error", f"{path}: cells", f"{metric} of {group} stands there twice", again)
+    videos = path.with_suffix(".jsonl")
+    if videos.is_file():
+        try:
+            read_row(videos)
+        except UserError as error:
+            yield Problem("error", str(videos), error.what, error.fix)
+    else:
+        yield Problem("warning", str(path), f"{videos.name} is not beside it: its cells cannot be formed again", again)
     for field, what, fix in _doubts(made):
         yield Problem("warning", f"{path}: {field}", what, fix)
 

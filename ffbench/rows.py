@@ -11,11 +11,23 @@ from typing import Any
 
 from ffbench.errors import UserError
 from ffbench.extract.track import FaceTrack
-from ffbench.records import Case, Generation, Scalar, Score, digest
+from ffbench.records import Case, Cell, Generation, Scalar, Score, digest
 from ffbench.store import Run
 
 Video = tuple[str, int]
 """(case_id, take): what is paired between methods."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What cells want of tracks, for a row whose tracks are not there."""
+
+    pose: Mapping[tuple[str, str], Mapping[Video, float]]
+    """(metric, bin of |yaw| or |pitch|) -> each video's mean in the bin."""
+    pose_reason: str
+    """Why there is none."""
+    sets: Mapping[str, Cell]
+    """Set-level metrics: one number of all crops."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class Row:
     """Scores of the ok videos by metric id."""
     num_pending: int
     """Videos made but not scored under this protocol."""
+    kept: Kept | None = None
+    """Instead of tracks; None where they are read from the run."""
 
     @property
     def num_made(self) -> int:
@@ -66,7 +80,18 @@ class Row:
             self,
             generations={video: item for video, item in self.generations.items() if video in videos},
             scores={video: item for video, item in self.scores.items() if video in videos},
+            kept=self._kept(videos),
         )
+
+    def _kept(self, videos: frozenset[Video]) -> Kept | None:
+        if self.kept is None or videos >= self.generations.keys():
+            return self.kept
+        pose = {
+            place: {video: mean for video, mean in found.items() if video in videos}
+            for place, found in self.kept.pose.items()
+        }
+        # a set has one number of all: it says nothing of some
+        return Kept({place: found for place, found in pose.items() if found}, self.kept.pose_reason, {})
 
     def _load(self, key: str) -> FaceTrack | None:
         if not key or not (path := self.run.track(key)).is_file():

@@ -77,16 +77,22 @@ def sheet(rows: Sequence[Row], notes: Sequence[str] = (), allow_small: bool = Fa
         allow_small: form Fréchet distances below 2048 crops too.
     """
     ordered = sorted(rows, key=lambda row: (row.control, row.label))
-    first = ordered[0]
-    networks = {slot: value for row in ordered for slot, value in row.networks.items()}
+    lines = [Line(row.label, row.control, row.num_made, len(row.generations) - row.num_made) for row in ordered]
+    return assemble(ordered, lines, notes, [cell for row in ordered for cell in cells(row, allow_small=allow_small)])
+
+
+def assemble(rows: Sequence[Row], lines: Sequence[Line], notes: Sequence[str], found: Sequence[Cell]) -> Sheet:
+    """A sheet of cells that are formed, with what the rows below them have in common."""
+    first = rows[0]
+    networks = {slot: value for row in rows for slot, value in row.networks.items()}
     return Sheet(
         suite=first.suite,
         protocol=first.protocol,
         metrics=tuple(first.metrics),
         networks=tuple(f"{slot} {networks[slot]}" for slot in sorted(networks)),
-        lines=tuple(Line(row.label, row.control, row.num_made, len(row.generations) - row.num_made) for row in ordered),
+        lines=tuple(lines),
         notes=(*first.notes, *notes),
-        cells=tuple(cell for row in ordered for cell in cells(row, allow_small=allow_small)),
+        cells=tuple(found),
     )
 
 
@@ -103,7 +109,7 @@ def cells(row: Row, allow_small: bool = False) -> list[Cell]:
         for metric in per_video
         if group == "all" or metric in TAGGED
     ]
-    found.extend(_set_cells(row, allow_small))
+    found.extend(set_cells(row, allow_small))
     found.extend(_pose_cells(row))
     return found
 
@@ -140,9 +146,16 @@ def set_metric(row: Row, metric: str, allow_small: bool = False) -> tuple[float,
     return (math.nan, reason) if reason else _distance(metric, crops, references, allow_small)
 
 
-def _set_cells(row: Row, allow_small: bool) -> Iterator[Cell]:
+def set_cells(row: Row, allow_small: bool = False) -> Iterator[Cell]:
+    """The cells of metrics that have one number for all videos of a row."""
     metrics = [metric for metric in row.metrics if METRICS[metric].level == "set"]
     if not metrics:
+        return
+    if row.kept:
+        for metric in metrics:
+            known = row.kept.sets.get(metric)
+            empty = _cell(row, metric, ("all", frozenset(row.generations)), {}, NO_TRACKS)
+            yield dataclasses.replace(known, method=row.label) if known else empty
         return
     # read once for all metrics: features are the large part of a track
     crops, references, missing = _features(row)
@@ -155,7 +168,7 @@ def _set_cells(row: Row, allow_small: bool) -> Iterator[Cell]:
             people = len({row.cases[case_id].identity_id for case_id, _ in seen})
             cell = dataclasses.replace(
                 cell,
-                value=_round(value),
+                value=rounded(value),
                 reason="",
                 num_identities=people,
                 num_videos=len(seen),
@@ -206,8 +219,10 @@ def _distance(
     return found.value, found.reason
 
 
-def _pose_cells(row: Row) -> Iterator[Cell]:
-    """FaceSim by bins of |yaw| and |pitch|: each video's mean in a bin, then over videos."""
+def pose_means(row: Row) -> tuple[Mapping[tuple[str, str], Mapping[Video, float]], str]:
+    """FaceSim of each video in bins of |yaw| and |pitch|: (metric, bin) -> video -> mean; or why there is none."""
+    if row.kept:
+        return row.kept.pose, row.kept.pose_reason
     metrics = [metric for metric in BINNED if metric in row.metrics]
     means: dict[tuple[str, str], dict[Video, float]] = {}
     missing = row.missing.get("pose", "")
@@ -223,6 +238,12 @@ def _pose_cells(row: Row) -> Iterator[Cell]:
                     for part in identity.by_bins(scores[metric].per_frame, angles, EDGES):
                         if not math.isnan(part.mean):
                             means.setdefault((metric, _bin(axis, part.low)), {})[video] = part.mean
+    return means, missing
+
+
+def _pose_cells(row: Row) -> Iterator[Cell]:
+    metrics = [metric for metric in BINNED if metric in row.metrics]
+    means, missing = pose_means(row)
     everything = frozenset(row.generations)
     for axis in ("yaw", "pitch"):
         for low in EDGES[:-1]:
@@ -260,18 +281,18 @@ def _cell(
         metric=metric,
         version=row.metrics[metric],
         group=name,
-        value=_round(mean),
-        low=_round(low),
-        high=_round(high),
+        value=rounded(mean),
+        low=rounded(low),
+        high=rounded(high),
         num_identities=people,
         num_videos=len(values),
         num_unscored=made - len(values),
         num_failed=len(attempts) - made,
-        coverage=_round(sum(score.num_scored for score in scores) / frames) if frames else math.nan,
+        coverage=rounded(sum(score.num_scored for score in scores) / frames) if frames else math.nan,
         reason="" if values else reason,
     )
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Six significant digits: what differs behind them between processors must not change a committed table."""
     return float(f"{value:.6g}")

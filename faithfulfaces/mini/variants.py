@@ -158,6 +158,8 @@ def _publish(folder: Path, base: Path) -> None:
     fresh = folder / "model.part"
     save_model(fresh, config, parts)
     fresh.rename(folder / train.MODEL)
+    # once is enough: two folders would be taken for two trainings
+    shutil.rmtree(folder / "run" / train.MODEL)
 
 
 def _clips(out: Path, sizes: Sizes) -> Clips:

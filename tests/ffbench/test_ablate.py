@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ffbench.ablate import CONFIG, AblateOptions, Ablation, Variant, ablate, ablation
+from ffbench.ablate import AblateOptions, Ablation, Variant, ablate, ablation
 from ffbench.ablate_table import drop
+from ffbench.checkpoints import CONFIG
 from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions
@@ -115,7 +116,7 @@ def test_a_second_call_reuses_runs_and_prints_the_same_files(world: World) -> No
 
 def test_rows_stand_in_the_papers_order_and_what_is_not_there_says_why(world: World) -> None:
     variants = (
-        Variant(("128",), "", "", ("elements", 128)),
+        Variant(("128",), "", "", (("elements", 128),)),
         Variant(("4096",), "4096", "sway"),
         Variant(("8192",), "8192", "still"),
         Variant(("999",), "", "no-such-method"),
@@ -165,42 +166,94 @@ def test_rows_are_the_papers_and_name_methods_that_exist(name: str) -> None:
     published = published_table(int(name[-1]))
     assert [one.published for one in what.variants] == [row.name for row in published.rows]
     for one in what.variants:
-        assert one.method or one.wants
+        assert one.method or one.wants is not None
         assert not one.method or find(one.method)
     full = published.named(what.variants[what.base].published)
     assert next(iter(full.values.values())) in ("0.568", "0.544")
 
 
-def test_checkpoints_find_their_rows_by_what_they_say(tmp_path: Path) -> None:
-    def checkpoint(name: str, **aligner: object) -> Path:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / CONFIG).write_text(json.dumps({"aligner": {"elements": 512, "pooling": "max", **aligner}}))
-        return tmp_path / name
+def checkpoint(place: Path, name: str, seed: int = 0, alone: bool = False, **aligner: object) -> Path:
+    folder = place / name
+    folder.mkdir(parents=True)
+    whole = None if alone else {"elements": 512, "pooling": "max", "euler": True, "dim": 192, **aligner}
+    about = {"aligner": whole, "injection": "add", "format": 1, "seed": seed}
+    (folder / CONFIG).write_text(json.dumps(about))
+    (folder / "model.safetensors").write_bytes(name.encode())
+    return folder
 
-    small, large, again = (checkpoint(n, elements=e) for n, e in (("a", 512), ("b", 1024), ("c", 1024)))
+
+def test_checkpoints_find_their_rows_by_what_they_say(tmp_path: Path) -> None:
+    small, large, again = (checkpoint(tmp_path, n, e, elements=e) for n, e in (("a", 512), ("b", 1024), ("c", 512)))
     rows = {one.names[0]: one for one in ablation("table3", checkpoints=[small, large, again]).variants}
-    assert list(rows) == ["1024", "2048", "4096", "8192", "16384", "32768", "512", "1024 (c)"]
-    assert (rows["1024"].checkpoint, rows["1024"].method) == (str(large), "faithfulfaces")
-    assert (rows["1024 (c)"].checkpoint, rows["1024 (c)"].published) == (str(again), "1024")
-    assert (rows["512"].checkpoint, rows["512"].published) == (str(small), "")
-    assert not rows["2048"].method
-    mean = checkpoint("d", pooling="mean")
-    (row,) = [one for one in ablation("table4", checkpoints=[mean]).variants if one.checkpoint]
-    assert (row.names, row.checkpoint) == (("Mean Pooling",), str(mean))
-    plain = checkpoint("e", euler=False)
-    (row,) = [one for one in ablation("table2", checkpoints=[plain]).variants if one.checkpoint]
-    assert (row.names, row.method) == (("✓", "×"), "faithfulfaces")
-    with pytest.raises(UserError, match="the rows of table6 share one checkpoint"):
-        ablation("table6", checkpoints=[plain])
+    # most have 512 elements, so those stand where the paper's 4096 stand
+    assert list(rows) == ["128", "256", "512", "1024", "2048", "4096"]
+    assert [one.published for one in rows.values()] == ["1024", "2048", "4096", "8192", "16384", "32768"]
+    assert [one.folder for one in rows["512"].checkpoints] == [small, again]
+    assert [one.folder for one in rows["1024"].checkpoints] == [large]
+    what = ablation("table3", checkpoints=[small, large, again])
+    assert what.variants[what.base].names == ("512",)
+    assert "divided by 8" in what.notes[0]
+    assert not ablation("table3", checkpoints=[checkpoint(tmp_path, "p", elements=4096)]).notes
+    mean = checkpoint(tmp_path, "d", pooling="mean")
+    (row,) = [one for one in ablation("table4", checkpoints=[mean]).variants if one.checkpoints]
+    assert (row.names, row.checkpoints[0].folder) == (("Mean Pooling",), mean)
+    plain, none = checkpoint(tmp_path, "e", euler=False), checkpoint(tmp_path, "f", alone=True)
+    rows = {one.names: one for one in ablation("table2", checkpoints=[plain, none, small]).variants}
+    assert {names: [c.folder.name for c in one.checkpoints] for names, one in rows.items()} == {
+        ("✓", "✓"): ["a"],
+        ("✓", "×"): ["e"],
+        ("×", "×"): ["f"],
+    }
     with pytest.raises(UserError, match=r"config\.json is no checkpoint's"):
         ablation("table3", checkpoints=[tmp_path])
-    with pytest.raises(UserError, match="euler None belongs to no row of table2"):
-        ablation("table2", checkpoints=[small])
+    with pytest.raises(UserError, match="euler False belongs to no row of table4"):
+        ablation("table4", checkpoints=[plain])
+    with pytest.raises(UserError, match="no row of table1 takes a checkpoint"):
+        ablation("table1", checkpoints=[plain])
+
+
+def test_a_folder_of_trainings_gives_each_table_what_is_its_own(tmp_path: Path) -> None:
+    for seed in range(3):
+        kinds: dict[str, dict[str, object]] = {
+            "full": {},
+            "no-euler": {"euler": False},
+            "no-aligner": {"alone": True},
+            "pooling-sum": {"pooling": "sum"},
+            "elements-1024": {"elements": 1024},
+        }
+        for name, parts in kinds.items():
+            checkpoint(tmp_path / "variants" / name, f"seed-{seed}/model", seed, **parts)
+    # neither a training's own config nor a half-written checkpoint is one
+    checkpoint(tmp_path / "variants/full", "seed-3/model.part", 3)
+    (tmp_path / "variants/full/seed-0/run").mkdir()
+    (tmp_path / "variants/full/seed-0/run" / CONFIG).write_text(json.dumps({"aligner": {}, "steps": 3}))
+
+    def found(table: str) -> dict[str, int]:
+        rows = ablation(table, among=[tmp_path]).variants
+        return {" ".join(one.names): len(one.checkpoints) for one in rows}
+
+    assert found("table2") == {"✓ ✓": 3, "✓ ×": 3, "× ×": 3}
+    assert found("table3") == {"128": 0, "256": 0, "512": 3, "1024": 3, "2048": 0, "4096": 0}
+    assert found("table4") == {"Sum Pooling": 3, "Mean Pooling": 0, "Max Pooling": 3}
+    assert found("table5") == {"phantom": 0, "faithfulfaces@no-aligner": 3, "faithfulfaces": 3}
+    assert set(found("table6").values()) == {3}
+    mean = ablation("table4", among=[tmp_path]).variants[1]
+    assert not mean.method, "the embedded checkpoint is of another base"
+    with pytest.raises(UserError, match="no checkpoint below"):
+        ablation("table2", among=[tmp_path / "variants/full/seed-0/run"])
+
+
+def test_two_checkpoints_of_one_seed_are_not_two_trainings(world: World, tmp_path: Path) -> None:
+    given = [checkpoint(tmp_path, name, 4) for name in ("one", "two")]
+    what = ablation("table2", checkpoints=given)
+    (row,) = [one for one in what.variants if one.checkpoints]
+    with pytest.raises(UserError, match="2 checkpoints are not told apart by their seeds"):
+        ablate(dataclasses.replace(what, variants=(row,), base=0), world.suite, options(world))
 
 
 def test_wrong_words_are_answered_in_two_lines() -> None:
-    with pytest.raises(UserError, match="there is no ablation 'table1'"):
-        ablation("table1")
+    with pytest.raises(UserError, match="there is no ablation 'table7'"):
+        ablation("table7")
     with pytest.raises(UserError, match="variants of faithfulfaces, not methods"):
         ablation("table2", ["still"])
 

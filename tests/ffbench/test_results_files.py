@@ -50,7 +50,8 @@ def out(tmp_path: Path) -> Path:
 def handed_in(out: Path, tmp_path: Path) -> Path:
     """The results file of one run."""
     report([out], ReportOptions(gallery=False, results=tmp_path / "results"))
-    (path,) = (tmp_path / "results" / "tiny@1" / "own").iterdir()
+    path, videos = sorted((tmp_path / "results" / "tiny@1" / "own").iterdir())
+    assert videos == path.with_suffix(".jsonl")
     return path
 
 
@@ -205,7 +206,7 @@ def test_the_command_line_writes_and_checks(out: Path, tmp_path: Path) -> None:
     done = runner.invoke(app, ["validate", str(results)])
     assert done.exit_code == 1
     first, second = done.stdout.splitlines()
-    assert first.startswith(f"error: {path}: Result.num_failed: expected <class 'int'>, got 'one'")
+    assert first.startswith(f"error: {path}: Result.num_failed: expected int, got 'one'")
     assert second.strip() == "write it anew: ffbench report RUN --results FOLDER"
     done = runner.invoke(app, ["validate", str(tmp_path / "photos")])
     assert "no results file below" in str(done.exception)

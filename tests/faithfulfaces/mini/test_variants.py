@@ -132,9 +132,8 @@ def test_the_builds_own_training_is_taken_over(made: Path) -> None:
     """The same recipe would give the same weights; another one is trained."""
     before = model(made, "full").parent
     (made / "faithful").mkdir()
-    for name in ("model", train.CONFIG):
-        source = before / "run" / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, made / "faithful" / name)
+    shutil.copytree(before / "model", made / "faithful" / "model")
+    shutil.copy(before / "run" / train.CONFIG, made / "faithful" / train.CONFIG)
     shutil.rmtree(before)
     lines: list[str] = []
     build_variants(made, Options(only=("full",), seeds=1, sizes=SIZES), lines.append)
