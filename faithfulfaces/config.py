@@ -140,6 +140,9 @@ class Data:
     """4k + 1 (Section 4.1)."""
     pair_batch: int = 1024
     """n of Eq. 5, pairs of crops a step (Section 4.1). Never accumulated: it is the pool of negatives."""
+    pairs: Literal["any", "reference"] = "any"
+    """Two crops of a clip, as in Section 3.2; or the clip's reference and another crop, where the reference is a
+    photograph from elsewhere: two frames of one clip share light and dress, and can be told by these."""
     video_batch: int = 32
     """Videos a step for L_FM (Section 4.1)."""
     video_micro_batch: int = 1
@@ -175,6 +178,8 @@ class Data:
             raise ValueError(
                 f"Data.num_frames must be {self.temporal_factor}k + 1 (the VAE's frames), got {self.num_frames}"
             )
+        if self.pairs not in ("any", "reference"):
+            raise ValueError(f"Data.pairs must be any or reference, got {self.pairs!r}")
         if not 0 <= self.text_drop < 1:
             raise ValueError(f"Data.text_drop must lie in 0..1, got {self.text_drop}")
 

@@ -168,9 +168,19 @@ def _shuffled(seed: int, batch: int, size: int, index: int) -> NDArray[np.int64]
 
 
 class PairSampler:
-    """Draws identities without repetition, then a clip of each, then two different crops of the clip (Section 3.2)."""
+    """Draws identities without repetition, then a clip of each, then two different crops of the clip (Section 3.2).
 
-    def __init__(self, clips: Clips, batch: int, seed: int) -> None:
+    Args:
+        clips: store of clips.
+        batch: n, identities of a batch.
+        seed: of the draws.
+        with_reference: the first crop is always the clip's reference (`Data.pairs`).
+
+    Raises:
+        UserError: when fewer than `batch` identities have a clip with two crops.
+    """
+
+    def __init__(self, clips: Clips, batch: int, seed: int, *, with_reference: bool = False) -> None:
         groups: dict[str, list[int]] = {}
         for clip, (identity, count) in enumerate(zip(clips.identities, clips.num_crops, strict=True)):
             if count >= 2:
@@ -180,7 +190,7 @@ class PairSampler:
                 f"Data.pair_batch is {batch}, but only {len(groups)} identities have a clip with two crops",
                 "lower Data.pair_batch or add identities: a batch holds each person once",
             )
-        self.clips, self.batch, self.seed = clips, batch, seed
+        self.clips, self.batch, self.seed, self.with_reference = clips, batch, seed, with_reference
         self.groups = [groups[name] for name in sorted(groups)]
 
     @property
@@ -195,6 +205,9 @@ class PairSampler:
         for label in _shuffled(self.seed, self.batch, len(self.groups), index).tolist():
             clip = self.groups[label][int(rng.integers(len(self.groups[label])))]
             first, second = rng.choice(self.clips.num_crops[clip], 2, replace=False).tolist()
+            if self.with_reference:
+                reference = self.clips.references[clip]
+                first, second = reference, second if second != reference else first
             draws.append(PairDraw(label, clip, first, second))
         return draws
 

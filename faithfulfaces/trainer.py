@@ -55,7 +55,7 @@ class Trainer:
         self.micro_batches = accumulation(data, world.video_size) if config.base else 0
         self.pairs: Loader[Pairs] | None = None
         if config.aligner:
-            pairs = PairSampler(clips, data.pair_batch, config.seed)
+            pairs = PairSampler(clips, data.pair_batch, config.seed, with_reference=data.pairs == "reference")
             self.pairs = Loader(pairs, world.rank, world.size, data.workers, data.ahead)
         self.videos: Loader[Videos] | None = None
         if config.base:

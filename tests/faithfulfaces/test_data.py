@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,17 @@ def test_too_few_people_are_refused_with_both_numbers() -> None:
         PairSampler(in_memory(4), 5, seed=0)
     with pytest.raises(UserError, match="only 0 identities"):
         PairSampler(in_memory(4, crops=1), 2, seed=0)
+
+
+def test_pairs_with_the_reference_hold_it_and_each_other_crop_as_often() -> None:
+    clips = in_memory(4, crops=4)
+    clips.references = [0, 1, 2, 3]
+    drawn = [draw for i in range(150) for draw in PairSampler(clips, 4, seed=0, with_reference=True).at(i)]
+    assert all(draw.first == clips.references[draw.clip] for draw in drawn)
+    counts = Counter((draw.clip, draw.second) for draw in drawn)
+    assert len(counts) == 12 and not any(second == clips.references[clip] for clip, second in counts)
+    # 50 expected of each: 25 or 75 lie more than four deviations away
+    assert min(counts.values()) > 25 and max(counts.values()) < 75
 
 
 def test_pairs_hold_both_crops_row_by_row() -> None:

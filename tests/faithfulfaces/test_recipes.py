@@ -58,6 +58,7 @@ def test_a_recipe_of_the_user_s_own(tmp_path: Path) -> None:
     [
         (lambda: Data(pair_batch=1), "pair_batch must be at least 2"),
         (lambda: Data(video_batch=0), "Data.video_batch must be at least 1"),
+        (lambda: Data(pairs="all"), "Data.pairs must be any or reference"),
         (lambda: Data(num_frames=80), "Data.num_frames must be 4k"),
         (lambda: Optim(lr=0), "Optim.lr must be above 0"),
         (lambda: Optim(weight_decay=-1), "Optim.weight_decay cannot be negative"),
