@@ -326,7 +326,11 @@ def _by_weight(names: Iterable[str]) -> list[list[str]]:
 
 def _each(work: Any, items: Iterable[Any]) -> Iterator[Any]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(work, items)
+        try:
+            yield from pool.map(work, items)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # one that failed after all its attempts stands for the rest
+            raise
 
 
 def _all(work: Any, items: Iterable[Any]) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
+OPENING_SHARE = 50
+"""The first fiftieth of the work, at most one unit of each of this many workers, does not count into the rate."""
+MOST_WORKERS = 64
 PLAIN_SECONDS = 30.0
 """Without a terminal a line is written at most this often, and one at the end."""
 
@@ -30,26 +33,31 @@ class Bar:
     def __init__(self, view: _View, total: int | None, unit: str, done: int) -> None:
         self.done = done
         self.failed = 0
-        self._before = done
-        self._total = total
         self._unit = unit
         self._view = view
-        self._start = time.monotonic()
         self._lock = threading.Lock()
+        self._begin(done, total)
+
+    def _begin(self, done: int, total: int | None) -> None:
+        self._before = done
+        self._total = total
+        self._start = time.monotonic()
+        self._mark: tuple[int, float] | None = None
 
     def advance(self, n: int = 1, *, failed: int = 0) -> None:
         """Count `n` more units done, of which `failed` did not succeed."""
         with self._lock:
             self.done += n
             self.failed += failed
+            if self._mark is None and self.done - self._before >= self._opening():
+                self._mark = (self.done, time.monotonic())
             self._view.show(self.done, self._total, self._facts())
 
     def restart(self, done: int, total: int | None = None) -> None:
         """Begin anew at `done` units, for work that starts over or learns its `total` late."""
         with self._lock:
-            self._total = self._total if total is None else total
-            self.done = self._before = done
-            self._start = time.monotonic()
+            self.done = done
+            self._begin(done, self._total if total is None else total)
             self._view.show(self.done, self._total, self._facts())
 
     def close(self) -> None:
@@ -58,9 +66,17 @@ class Bar:
             self._view.close(self._facts(final=True))
 
     def _facts(self, final: bool = False) -> str:
-        seconds = time.monotonic() - self._start
+        now = time.monotonic()
+        seconds = now - self._start
         rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
+        if self._mark and self.done > self._mark[0] and now > self._mark[1] and not final:
+            rate = (self.done - self._mark[0]) / (now - self._mark[1])
         return facts(self.done, self._total, self._unit, rate, self.failed, took=seconds if final else None)
+
+    def _opening(self) -> int:
+        """Units after which the rate is counted: the first of each worker came with the loading of networks."""
+        todo = (self._total or 0) - self._before
+        return max(1, min(todo // OPENING_SHARE, MOST_WORKERS))
 
 
 def facts(done: int, total: int | None, unit: str, rate: float, failed: int, took: float | None = None) -> str:

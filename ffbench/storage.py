@@ -21,7 +21,11 @@ _URL = re.compile(r"(s3|s3a|gs|gcs|az|abfs|abfss):/+(.+)")
 _EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)
 """What no second attempt mends."""
-ATTEMPTS = 5
+_OPTIONS = {"skip_instance_cache": True, "use_listings_cache": False}
+"""A cached file system would keep the credentials, the address and the listings of an earlier one."""
+_S3 = {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 20, "read_timeout": 60}}
+"""One layer tries again, this one: botocore's attempts times s3fs's times ours would take an hour to give up."""
+ATTEMPTS = 6
 _PAUSE = 0.5
 """Seconds before the second attempt; doubled each time."""
 
@@ -71,8 +75,8 @@ class Bucket:
 
         self.url = url
         try:
-            # a cached file system would keep the credentials, the address and the listings of an earlier one
-            self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+            self._fs, self._root = fsspec.core.url_to_fs(url, **_OPTIONS, **(_S3 if url.startswith("s3") else {}))
+            self._fs.retries = 1
         except ImportError as error:
             kind = url.partition(":")[0]
             extra = f"pip install 'ffbench[{_EXTRA[kind]}]'" if kind in _EXTRA else f"install {error.name or error}"

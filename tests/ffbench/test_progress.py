@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ffbench import progress
@@ -179,3 +182,45 @@ def test_rich_is_not_imported_without_a_terminal() -> None:
         "sys.exit(any(m == 'rich' or m.startswith('rich.') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+_TOOL = """
+import random, shutil, sys, time
+out, seed, video = sys.argv[1:]
+time.sleep(random.Random(int(seed)).uniform(0.06, 0.14))
+shutil.copy(video, out)
+"""
+
+
+@pytest.mark.slow
+def test_the_time_left_of_a_real_run_is_right_within_a_fifth_after_the_first_tenth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that takes seconds to load, and whose videos take unlike times."""
+    from ffbench.generate import GenerateOptions, generate
+    from ffbench.suites import load_suite
+    from ffbench.video import write_mp4
+
+    count = 80
+    write_mp4(tmp_path / "v.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8.0)
+    (tmp_path / "tool.py").write_text(_TOOL)
+    argv = [sys.executable, "-S", "-E", str(tmp_path / "tool.py"), "{output}", "{seed}", str(tmp_path / "v.mp4")]
+    lines: list[tuple[float, str]] = []
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "clock", lambda seconds: f"{seconds:.3f}")
+    monkeypatch.setattr(progress, "note", lambda line: lines.append((time.monotonic(), line)))
+    done = generate(
+        load_suite("mini"), "command@slow", tmp_path, GenerateOptions((f"argv={json.dumps(argv)}",), limit=count)
+    )
+    assert done.ok == count
+    said = [
+        (at, int(found[1]), float(found[2]))
+        for at, line in lines
+        if (found := re.search(rf"generate +(\d+)/{count} .* ([\d.]+) left", line))
+    ]
+    end = said[-1][0]
+    # from the first tenth on; in the last tenth a handful of videos is left, and chance alone makes a fifth
+    shares = [left / (end - at) for at, number, left in said if count / 10 <= number <= count * 9 / 10]
+    assert len(shares) > count / 2
+    assert max(shares) < 1.2, shares
+    assert min(shares) > 0.8, shares
