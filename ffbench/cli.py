@@ -154,9 +154,11 @@ def report(
     all_metrics: Annotated[bool, typer.Option(help="A column for every metric of the protocol.")] = False,
     small_sets: Annotated[bool, typer.Option(help="Form FID below 2048 crops too (biased).")] = False,
     gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
-    cases: Annotated[int, typer.Option(min=1, help="Cases shown on the page.")] = 40,
+    cases: Annotated[int, typer.Option(min=1, help="Cases with film strips on the page.")] = 40,
     with_published: PublishedOption = False,
-    figures: Annotated[bool, typer.Option("--figures", help="Draw FaceSim against yaw, PNG and PDF.")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw every figure, PNG and PDF.")] = False,
+    figure_case: Annotated[list[str] | None, typer.Option(help="Case of grids; three by rule if left out.")] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Face boxes in grids.")] = False,
     results: Annotated[Path | None, typer.Option(help="Write a results file of each run there.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -173,7 +175,9 @@ def report(
         all_metrics=all_metrics,
         cases=cases,
         published=with_published,
-        figures=figures,
+        figures=figures or bool(figure_case) or boxes,
+        figure_cases=tuple(figure_case or ()),
+        boxes=boxes,
         results=results,
     )
     made = make_report(runs or [out], options)
@@ -181,7 +185,7 @@ def report(
         print((made.folder / "cells.json").read_text("utf-8"))
     else:
         print(made.text)
-    say(f"page: {made.folder / 'index.html'}" if gallery else f"tables: {made.folder}")
+    say(f"page: {made.page}" if gallery else f"tables: {made.folder}")
     if results:
         say(f"results: {results}; next: ffbench validate {results}")
 

@@ -1,4 +1,4 @@
-"""The page: tables, FaceSim over yaw, and every shown video as a strip of frames with its curve.
+"""The page: tables, charts, and every video of every method beside its reference, with its curve and its recipe.
 
 A page is one folder that opens from disk: no remote file, no script but its own, whose hash the page's policy names.
 """
@@ -9,7 +9,6 @@ import base64
 import hashlib
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +20,20 @@ from PIL import Image
 
 from ffbench import render, strips
 from ffbench.durable import write_atomic
+from ffbench.gallery_data import Pictures, page_data
 from ffbench.image import ImageError, read_image
-from ffbench.measure import NEEDS
 from ffbench.metrics.catalog import METRICS
 from ffbench.progress import bar
 from ffbench.protocols import PROTOCOLS
 from ffbench.published import PublishedTable, with_published
-from ffbench.records import Case, Generation, Score
+from ffbench.records import Case
 from ffbench.rows import Row, Video
 from ffbench.tables import BINNED, Sheet
 from ffbench.video import VideoError, read_clip
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("page_data.js", "page_filter.js", "page_player.js", "page_about.js", "page_card.js", "page.js")
+_WEIGHT = "@@weight@@"
 _REFERENCE = 240
 """Longer side of a reference on the page, px."""
 
@@ -44,70 +45,45 @@ class Gallery:
     sheet: Sheet
     rows: Sequence[Row]
     folder: Path
-    max_cases: int = 40
+    max_strips: int = 40
+    """Cases with film strips; every case has its players and curves."""
     paper: PublishedTable | None = None
     """The paper's numbers, to be shown beside the measured ones."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One video on the page."""
+class Page:
+    """What was written."""
 
-    label: str
-    control: bool
-    handle: str
-    status: str
-    error: str
-    video: str
-    """Relative link, or empty."""
-    strip: str
-    size: tuple[int, int]
-    values: tuple[tuple[str, str, str], ...]
-    """Title, number, and the reason where there is none."""
-    curves: tuple[strips.Curve, ...]
-    columns: tuple[strips.Column, ...]
-    worst: str
-    """What the page sorts by, as a number or empty: the first FaceSim there is, and the range of the pose."""
-    turn: str
+    path: Path
+    num_cases: int
+    num_videos: int
+    size: int
+    """Bytes of the page itself; pictures and videos are read as they come into view."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """One case on the page, with what each method made of it."""
-
-    case: Case
-    take: int
-    reference: str
-    """Relative link to a small copy of the photograph, and below to the face that was measured in it."""
-    reference_face: str
-    videos: tuple[Shown, ...]
-
-
-def write_page(gallery: Gallery) -> Path:
-    """Write `index.html`, `strips/` and `references/` into the gallery's folder.
-
-    Returns:
-        The page's path.
-    """
-    videos = sorted({video for row in gallery.rows for video in row.generations})
-    chosen = choose(gallery.rows, videos, gallery.max_cases)
-    ordered = sorted(gallery.rows, key=lambda row: (row.control, row.label))
-    groups = []
-    with bar("page", len(chosen), "case") as progress:
+def write_page(gallery: Gallery) -> Page:
+    """Write `index.html`, `strips/` and `references/` into the gallery's folder."""
+    rows = sorted(gallery.rows, key=lambda row: (row.control, row.label))
+    videos = sorted({video for row in rows for video in row.generations})
+    chosen = choose(rows, videos, gallery.max_strips)
+    strips_of = {}
+    with bar("film strips", len(chosen), "case") as progress:
         for video in chosen:
-            case = ordered[0].cases[video[0]]
-            shown = [_shown(gallery, row, video) for row in ordered if video in row.generations]
-            groups.append(Group(case, video[1], *_reference(gallery.folder, ordered[0], case), tuple(shown)))
+            for row in rows:
+                if video in row.generations and row.generations[video].status == "ok":
+                    strips_of[row.label, video] = _strip(gallery.folder, row, video)
             progress.advance()
-    failures = [
-        (row.label, generation)
-        for row in ordered
-        for _, generation in sorted(row.generations.items())
-        if generation.status != "ok"
-    ]
+    references: dict[Video, tuple[str, str]] = {}
+    for video in videos:
+        row = next(row for row in rows if video in row.generations)
+        references[video] = _reference(gallery.folder, row, row.cases[video[0]])
+    data = page_data(gallery.sheet, rows, gallery.folder, Pictures(references, strips_of))
+    count = sum(len(row.generations) for row in rows)
+    html = page(gallery, data, (len(videos), count, len(chosen))).encode()
     path = gallery.folder / "index.html"
-    write_atomic(path, page(gallery.sheet, groups, failures, len(videos), gallery.paper).encode())
-    return path
+    write_atomic(path, html)
+    return Page(path, len(videos), count, len(html))
 
 
 def choose(rows: Sequence[Row], videos: Sequence[Video], limit: int) -> list[Video]:
@@ -126,41 +102,62 @@ def choose(rows: Sequence[Row], videos: Sequence[Video], limit: int) -> list[Vid
     return sorted([*first, *spread])
 
 
-def page(
-    sheet: Sheet,
-    groups: Sequence[Group],
-    failures: Sequence[tuple[str, Generation]],
-    total: int,
-    paper: PublishedTable | None = None,
-) -> str:
-    """The page's HTML; every string of the records is escaped."""
+def page(gallery: Gallery, data: str, counts: tuple[int, int, int]) -> str:
+    """The page's HTML; every string of the records is escaped.
+
+    Args:
+        gallery: what is shown.
+        data: of `page_data`.
+        counts: cases, videos, and cases with film strips.
+    """
+    sheet = gallery.sheet
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    css, js = ((TEMPLATES / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    css, js = _style(), _script()
     metric = next((name for name in BINNED if _has_bins(sheet, name)), "")
     main = render.table(sheet, render.main_metrics(sheet))
-    return environment.get_template("page.html").render(
+    failures = [
+        (row.label, generation)
+        for row in sorted(gallery.rows, key=lambda row: (row.control, row.label))
+        for _, generation in sorted(row.generations.items())
+        if generation.status != "ok"
+    ]
+    html = environment.get_template("page.html").render(
         sheet=sheet,
-        main=with_published(main, paper) if paper else main,
+        main=with_published(main, gallery.paper) if gallery.paper else main,
         everything=render.table(sheet, sheet.metrics, intervals=True),
         metric=METRICS[metric].title if metric else "",
         by_yaw=render.pose_table(sheet, metric) if metric else None,
         by_pitch=render.pose_table(sheet, metric, "pitch") if metric else None,
         by_tag=render.tag_table(sheet, metric) if metric and sheet.groups("tag:") else None,
         chart=_chart(sheet, metric) if metric else None,
-        groups=groups,
+        turns=_turns(sheet, metric) if metric else None,
+        places={line.label: place for place, line in enumerate(sheet.lines)},
+        metrics=[(name, METRICS[name]) for name in sheet.metrics],
+        recipe=PROTOCOLS.get(sheet.protocol.split("@")[0]),
         failures=failures,
-        total=total,
-        labels=list(sheet.lines),
-        curve_height=strips.CURVE,
-        levels=[(strips.level(value), f"{value:g}") for value in (0.0, 0.5, 1.0)],
+        counts=counts,
+        weight=_WEIGHT,
+        data=data,
         css=css,
         js=js,
         css_hash=_hash(css),
         js_hash=_hash(js),
     )
+    # as wide as what it replaces, so that the size stays true
+    return html.replace(_WEIGHT, f"{len(html.encode()) / 1e6:{len(_WEIGHT)}.2f}")
+
+
+def _style() -> str:
+    return (TEMPLATES / "page.css").read_text("utf-8")
+
+
+def _script() -> str:
+    """All parts as one script whose names stay its own."""
+    parts = "".join((TEMPLATES / name).read_text("utf-8") for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _hash(content: str) -> str:
@@ -183,6 +180,18 @@ def _chart(sheet: Sheet, metric: str) -> strips.Chart:
     return strips.chart(names, series, [line.label for line in sheet.lines if line.control])
 
 
+def _turns(sheet: Sheet, metric: str) -> strips.Scatter | None:
+    """FaceSim against the range of head pose that the videos reach: a face kept by never turning shows."""
+
+    def ranged(label: str, name: str) -> strips.Ranged:
+        cell = sheet.cell(label, name)
+        return (cell.value, cell.low, cell.high) if cell else (math.nan,) * 3
+
+    points = {line.label: (ranged(line.label, "pose_range"), ranged(line.label, metric)) for line in sheet.lines}
+    found = strips.scatter(points, [line.label for line in sheet.lines if line.control], 30.0)
+    return found if found.marks else None
+
+
 def _primary(row: Row, video: Video) -> float:
     """The first FaceSim that a video has."""
     scores = row.scores.get(video, {})
@@ -190,78 +199,21 @@ def _primary(row: Row, video: Video) -> float:
     return next((number for number in numbers if not math.isnan(number)), math.nan)
 
 
-def _shown(gallery: Gallery, row: Row, video: Video) -> Shown:
-    generation = row.generations[video]
-    scores = row.scores.get(video, {})
-    path = row.run.video(generation) if generation.status == "ok" else None
-    strip, size, columns = _strip(gallery.folder, row, video) if path else ("", (0, 0), ())
-    curves = tuple(
-        strips.curve(METRICS[metric].title, scores[metric].per_frame)
-        for metric in BINNED[:2]
-        if metric in scores and any(not math.isnan(value) for value in scores[metric].per_frame)
-    )
-    turn = scores["pose_range"].value if "pose_range" in scores else math.nan
-    primary = _primary(row, video)
-    return Shown(
-        label=row.label,
-        control=row.control,
-        handle=generation.handle,
-        status=generation.status,
-        error=generation.error,
-        video=_link(gallery.folder, path) if path else "",
-        strip=strip,
-        size=size,
-        values=tuple(
-            _value(scores[metric])
-            for metric in render.main_metrics(gallery.sheet)
-            # weights that are missing are said once, under the table
-            if metric in scores and not scores[metric].reason.startswith(NEEDS)
-        ),
-        curves=curves,
-        columns=columns,
-        worst="" if math.isnan(primary) else f"{primary:.6g}",
-        turn="" if math.isnan(turn) else f"{turn:.6g}",
-    )
-
-
-def _value(score: Score) -> tuple[str, str, str]:
-    info = METRICS[score.metric]
-    unit = info.unit if info.unit == "°" else ""
-    shown = render.DASH if math.isnan(score.value) else f"{score.value:.{info.decimals}f}{unit}"
-    return info.title, shown, score.reason
-
-
-def _strip(folder: Path, row: Row, video: Video) -> tuple[str, tuple[int, int], tuple[strips.Column, ...]]:
-    """Write the strip of a video beside the page: its link, its size, and what stands under each column."""
+def _strip(folder: Path, row: Row, video: Video) -> str:
+    """Write the film strip of a video beside the page: its link, or nothing where the video or its track is gone."""
     generation, track = row.generations[video], row.track(video)
     sampler = PROTOCOLS[row.protocol.split("@")[0]].face_sampler if row.protocol.split("@")[0] in PROTOCOLS else ""
     if track is None or not sampler or not len(track.number):
-        return "", (0, 0), ()
+        return ""
     rows = strips.shown_frames(len(track.number))
     name = f"strips/{generation.key}-{digest_of(track.number[rows], track.box[rows])}.jpg"
     if not (folder / name).is_file():
         try:
             frames = read_clip(row.run.video(generation), [sampler]).frames[sampler].pixels
         except (VideoError, OSError):
-            return "", (0, 0), ()
-        picture = strips.strip(frames[rows], track.box[rows])
-        write_atomic(folder / name, _jpeg(picture))
-    with Image.open(folder / name) as written:
-        size = written.size
-    series = next((s.per_frame for s in (row.scores[video].get(m) for m in BINNED) if s and s.per_frame), ())
-    columns = []
-    for i, sample in enumerate(rows):
-        yaw = float(track.angles[sample, 1])
-        value = series[sample] if series else math.nan
-        columns.append(
-            strips.Column(
-                x=(i + 0.5) * strips.COLUMN,
-                time=f"{track.time[sample]:.1f} s",
-                yaw=("" if track.found[sample] else "no face") if math.isnan(yaw) else f"{round(yaw):+d}°",
-                value="" if math.isnan(value) else f"{value:.2f}",
-            )
-        )
-    return quote(name), size, tuple(columns)
+            return ""
+        write_atomic(folder / name, _jpeg(strips.strip(frames[rows], track.box[rows])))
+    return quote(name)
 
 
 def digest_of(number: np.ndarray, box: np.ndarray) -> str:
@@ -292,7 +244,3 @@ def _jpeg(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)
     return stream.getvalue()
-
-
-def _link(folder: Path, path: Path) -> str:
-    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())

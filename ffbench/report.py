@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from ffbench import published, render
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.published import PublishedTable
-from ffbench.records import Score
+from ffbench.report_frames import frames_csv, read_frames
 from ffbench.results import write_results
 from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
 from ffbench.store import Run, find_runs
@@ -37,11 +34,15 @@ class ReportOptions:
     all_metrics: bool = False
     """A column for every metric of the protocol."""
     cases: int = 40
-    """Cases shown on the page."""
+    """Cases with film strips on the page."""
     published: bool = False
     """The paper's numbers beside the measured ones, in columns of their own."""
     figures: bool = False
-    """FaceSim against yaw as PNG and PDF."""
+    """Every figure as PNG and PDF."""
+    figure_cases: tuple[str, ...] = ()
+    """Cases of grids and strips over time; the worst, the median and the best if empty."""
+    boxes: bool = False
+    """Face boxes in grids."""
     results: Path | None = None
     """Where a results file of each run goes, to be handed in; none if None."""
     folder: Path | None = None
@@ -54,6 +55,8 @@ class Report:
 
     text: str
     folder: Path
+    page: str = ""
+    """The page's path and size; empty where none was asked for."""
 
 
 def report(places: Sequence[Path], options: ReportOptions) -> Report:
@@ -97,14 +100,17 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
     if options.figures:
-        from ffbench.yaw_figure import write_figures
+        from ffbench.figures import FigureOptions, write_figures
 
-        write_figures(made, folder)
+        chosen = FigureOptions(options.figure_cases, options.boxes)
+        write_figures(made, read_frames(files["frames.csv"]), rows, folder / "figures", chosen)
+    told = ""
     if options.gallery:
         from ffbench.gallery import Gallery, write_page
 
-        write_page(Gallery(made, rows, folder, options.cases, paper))
-    return Report(_terminal(made, options, paper), folder)
+        page = write_page(Gallery(made, rows, folder, options.cases, paper))
+        told = f"{page.path} ({page.size / 1e6:.1f} MB, {page.num_cases} cases, {page.num_videos} videos)"
+    return Report(_terminal(made, options, paper), folder, told)
 
 
 def table_files(
@@ -124,39 +130,6 @@ def table_files(
         "table.csv": published.csv_cells(made, paper) if paper else render.csv_cells(made),
         "cells.json": render.json_sheet(made),
     }
-
-
-def frames_csv(rows: Sequence[Row]) -> str:
-    """Per-frame values of every scored video: a row a sampled frame, missing numbers empty."""
-    metrics = [metric for metric in rows[0].metrics if any(_has_frames(row, metric) for row in rows)]
-    head = ["method", "case_id", "take", "identity_id", "generation", "frame", "time_s", "faces", "step"]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*head, "pitch", "yaw", "roll", *metrics])
-    for row in rows:
-        for (case_id, take), scores in sorted(row.scores.items()):
-            track = row.track((case_id, take))
-            if track is None:
-                continue
-            key = row.generations[case_id, take].key
-            numbers = {False: track.number.tolist(), True: track.clip_number.tolist()}
-            # text metrics may sample other frames than the face metrics do
-            series = [dict(zip(numbers[m.startswith("clip_")], _series(scores, m), strict=False)) for m in metrics]
-            for i, number in enumerate(track.number.tolist()):
-                values = [values.get(number, math.nan) for values in series]
-                facts = [row.label, case_id, take, row.cases[case_id].identity_id, key, number, f"{track.time[i]:.4f}"]
-                measured = [*(float(angle) for angle in track.angles[i]), *values]
-                shown = ["" if math.isnan(value) else f"{value:.6g}" for value in measured]
-                writer.writerow([*facts, int(track.num_faces[i]), track.step[i], *shown])
-    return stream.getvalue()
-
-
-def _series(scores: Mapping[str, Score], metric: str) -> tuple[float, ...]:
-    return scores[metric].per_frame if metric in scores else ()
-
-
-def _has_frames(row: Row, metric: str) -> bool:
-    return any(_series(scores, metric) for scores in row.scores.values())
 
 
 def _binned(made: Sheet) -> list[str]:

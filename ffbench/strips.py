@@ -1,4 +1,4 @@
-"""Pictures of the page: strips of frames with their face crops, and the geometry of the curves below them. Pure."""
+"""Pictures of the page: strips of frames with their face crops, and the geometry of its charts. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 COLUMNS = 8
 COLUMN = 120
 """Width of one frame of a strip in px."""
-CURVE = 84
-"""Height of a curve in px; the width is that of its strip."""
 _FACE = 1.35
 """Side of a face crop in sides of the box."""
 _GREY = 104
@@ -25,31 +23,11 @@ _GREY = 104
 
 @dataclass(frozen=True)
 class Dot:
-    """One measured frame of a curve, in px of the strip."""
+    """One number of a chart, in px."""
 
     x: float
     y: float
     title: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Per-frame values as lines; a frame without a value breaks the line."""
-
-    name: str
-    lines: tuple[str, ...]
-    """`points` attributes of SVG polylines."""
-    dots: tuple[Dot, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    """What stands under one frame of a strip."""
-
-    x: float
-    time: str
-    yaw: str
-    value: str
 
 
 def shown_frames(total: int) -> list[int]:
@@ -96,24 +74,6 @@ def _hatched() -> Image.Image:
     return Image.fromarray(np.repeat(shade[..., None], 3, axis=2))
 
 
-def places(total: int) -> NDArray[np.float64]:
-    """[T] x in px of every sampled frame, so that those shown stand under the middle of their column."""
-    shown = shown_frames(total)
-    return np.interp(np.arange(total), shown, [(i + 0.5) * COLUMN for i in range(len(shown))])
-
-
-def curve(name: str, values: Sequence[float]) -> Curve:
-    """The line of one metric over the sampled frames: 1 at the top, 0 (or -1 where values fall below) at the bottom."""
-    xs = places(len(values))
-    ys = [level(value) for value in values]
-    dots = tuple(
-        Dot(round(float(x), 1), round(y, 1), f"{name} {value:.3f}, sample {i}")
-        for i, (x, y, value) in enumerate(zip(xs, ys, values, strict=True))
-        if not math.isnan(y)
-    )
-    return Curve(name, _pieces(xs.tolist(), ys), dots)
-
-
 def _pieces(xs: Sequence[float], ys: Sequence[float]) -> tuple[str, ...]:
     """Polylines through the points whose y is a number; a piece of one point is no line."""
     pieces: list[list[str]] = [[]]
@@ -123,11 +83,6 @@ def _pieces(xs: Sequence[float], ys: Sequence[float]) -> tuple[str, ...]:
         else:
             pieces[-1].append(f"{x:.1f},{y:.1f}")
     return tuple(" ".join(piece) for piece in pieces if len(piece) > 1)
-
-
-def level(value: float) -> float:
-    """Height of a cosine in px from the top of a curve; what lies below 0 stands on the bottom line."""
-    return CURVE - 4 - (CURVE - 8) * min(max(value, 0.0), 1.0) if not math.isnan(value) else math.nan
 
 
 @dataclass(frozen=True)
@@ -194,3 +149,72 @@ def chart(
     return Chart(
         width, height, tuple(zip(xs, names, strict=True)), tuple((y(t), f"{t:.1f}") for t in ticks), tuple(lines)
     )
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One method as a point with its two intervals, in px."""
+
+    label: str
+    control: bool
+    x: float
+    y: float
+    across: tuple[float, float]
+    """Ends of the interval in x; both x where there is none."""
+    along: tuple[float, float]
+    """And in y."""
+    side: str
+    """Where its name stands: `start` to the right of it, `end` to the left."""
+    name_y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Two metrics against each other, in px of its viewBox."""
+
+    width: int
+    height: int
+    columns: tuple[tuple[float, str], ...]
+    levels: tuple[tuple[float, str], ...]
+    marks: tuple[Mark, ...]
+
+
+Ranged = tuple[float, float, float]
+"""Value, low and high; NaN ends where there is no interval."""
+
+
+def scatter(points: Mapping[str, tuple[Ranged, Ranged]], controls: Sequence[str], unit: float) -> Scatter:
+    """Methods by two numbers each; those with a NaN are left out.
+
+    Args:
+        points: label -> x and y, each with its interval; y is a cosine.
+        controls: labels that are controls.
+        unit: distance of the rules in x.
+    """
+    width, height, left, bottom = 640, 260, 40, 34
+    known = {label: both for label, both in points.items() if not any(math.isnan(one[0]) for one in both)}
+    right = max((math.ceil(max(filter(math.isfinite, x)) / unit) for x, _ in known.values()), default=1) or 1
+    floor = min((math.floor(min(filter(math.isfinite, y)) * 5) for _, y in known.values()), default=0)
+    floor = min(floor, 0)
+
+    def to_x(value: float) -> float:
+        return round(left + 6 + (width - left - 26) * value / (right * unit), 1)
+
+    def to_y(value: float) -> float:
+        return round(10 + (height - bottom - 10) * (1 - (value * 5 - floor) / (5 - floor)), 1)
+
+    marks = []
+    for label, (x, y) in known.items():
+        ends = [end if math.isfinite(end) else one[0] for one in (x, y) for end in one[1:]]
+        across, along = (to_x(ends[0]), to_x(ends[1])), (to_y(ends[3]), to_y(ends[2]))
+        side = "end" if to_x(x[0]) > 0.7 * width else "start"
+        title = f"{label} {y[0]:.3f} at {x[0]:.0f}"
+        name_y = to_y(y[0]) - 7
+        # names that would cover each other stand below one another
+        while any(abs(m.name_y - name_y) < 13 and m.side == side and abs(m.x - to_x(x[0])) < 110 for m in marks):
+            name_y += 13
+        marks.append(Mark(label, label in controls, to_x(x[0]), to_y(y[0]), across, along, side, name_y, title))
+    columns = tuple((to_x(i * unit), f"{i * unit:g}") for i in range(right + 1))
+    levels = tuple((to_y(i / 5), f"{i / 5:.1f}") for i in range(floor, 6))
+    return Scatter(width, height, columns, levels, tuple(marks))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffbench import strips
-from ffbench.strips import COLUMN, CURVE, chart, curve, face, places, shown_frames, strip
+from ffbench.strips import COLUMN, chart, face, scatter, shown_frames, strip
 
 
 @pytest.mark.parametrize(("total", "expected"), [(1, [0]), (3, [0, 1, 2]), (16, [0, 2, 4, 6, 9, 11, 13, 15])])
@@ -39,25 +38,6 @@ def test_a_face_crop_is_centred_and_grey_outside_the_picture() -> None:
     assert np.asarray(face(picture, np.float32([90, 90, 99, 99]))).max() == 104
 
 
-def test_shown_frames_stand_under_the_middle_of_their_column() -> None:
-    xs = places(16)
-    assert [xs[i] for i in shown_frames(16)] == [COLUMN * (i + 0.5) for i in range(8)]
-    assert (np.diff(xs) > 0).all()
-
-
-def test_a_curve_breaks_where_there_is_no_value() -> None:
-    found = curve("FaceSim-Arc", [0.0, 0.5, math.nan, 1.0, math.nan, 0.2, 0.3])
-    assert len(found.lines) == 2
-    assert [len(line.split()) for line in found.lines] == [2, 2]
-    assert len(found.dots) == 5
-    assert found.dots[0].y == CURVE - 4
-    assert found.dots[2].y == 4
-    assert found.dots[1].y == CURVE / 2
-    assert found.dots[2].title == "FaceSim-Arc 1.000, sample 3"
-    assert strips.level(-0.4) == strips.level(0.0)
-    assert math.isnan(strips.level(math.nan))
-
-
 def test_a_chart_places_means_and_intervals() -> None:
     nan = math.nan
     series = {
@@ -80,3 +60,35 @@ def test_a_chart_places_means_and_intervals() -> None:
     assert empty.lines[0].dots == ()
     below = chart(["0-15°"], {"a": [(-0.1, -0.3, 0.1)]}, [])
     assert below.levels[0][1] == "-0.4"
+
+
+def test_a_scatter_places_methods_by_both_numbers_and_keeps_their_names_apart() -> None:
+    nan = math.nan
+    made = scatter(
+        {
+            "still": ((0.0, 0.0, 0.0), (0.9, 0.8, 1.0)),
+            "a": ((60.0, 50.0, 70.0), (0.4, 0.3, 0.5)),
+            "b": ((61.0, nan, nan), (0.41, nan, nan)),
+            "faceless": ((nan, nan, nan), (nan, nan, nan)),
+            "wide": ((100.0, 90.0, 110.0), (-0.1, -0.2, 0.0)),
+        },
+        ["still"],
+        30.0,
+    )
+    still, a, b, wide = made.marks
+    assert [mark.label for mark in made.marks if mark.control] == ["still"]
+    across = {name: x for x, name in made.columns}
+    heights = {name: y for y, name in made.levels}
+    assert list(across) == ["0", "30", "60", "90", "120"]
+    assert list(heights) == ["-0.2", "0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert still.x == across["0"]
+    assert (a.x, a.y) == (across["60"], heights["0.4"])
+    assert a.across[0] < a.x < a.across[1]
+    assert a.along == (
+        pytest.approx((heights["0.4"] + heights["0.6"]) / 2),
+        pytest.approx((heights["0.2"] + heights["0.4"]) / 2),
+    )
+    assert b.across == (b.x, b.x)
+    assert abs(a.name_y - b.name_y) >= 13
+    assert (a.side, wide.side) == ("start", "end")
+    assert scatter({"x": ((nan,) * 3, (nan,) * 3)}, [], 30.0).marks == ()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ffbench.figures import sheet_figures
+from ffbench.figures_style import COLOURS, save
 from ffbench.protocols import PROTOCOLS
-from ffbench.report import ReportOptions, report
 from ffbench.rows import load_rows
 from ffbench.tables import Sheet, sheet
-from ffbench.yaw_figure import COLOURS, draw, write_figures
+from ffbench.yaw_figure import draw_by_yaw
 from tests.ffbench.scored_runs import Made, cases, make_run
 
 
@@ -29,7 +30,7 @@ def made(tmp_path: Path) -> Sheet:
 
 
 def test_lines_and_bands_are_the_cells_of_the_sheet(made: Sheet) -> None:
-    figure = draw(made, "facesim_arc")
+    figure = draw_by_yaw(made, "facesim_arc")
     assert figure is not None
     (axes,) = figure.axes
     labels = [str(line.get_label()) for line in axes.lines]
@@ -53,25 +54,22 @@ def test_lines_and_bands_are_the_cells_of_the_sheet(made: Sheet) -> None:
 
 
 def test_files_are_a_column_wide_and_the_same_twice(made: Sheet, tmp_path: Path) -> None:
-    paths = write_figures(made, tmp_path / "one")
-    assert [path.name for path in paths] == ["facesim_arc-by-yaw.png", "facesim_arc-by-yaw.pdf"]
+    def write(folder: Path) -> list[Path]:
+        figure = draw_by_yaw(made, "facesim_arc")
+        assert figure is not None
+        return save(figure, folder, "by-yaw")
+
+    paths = write(tmp_path / "one")
+    assert [path.name for path in paths] == ["by-yaw.png", "by-yaw.pdf"]
     with Image.open(paths[0]) as picture:
         assert picture.size[0] == round(3.4 * 300)
+        assert picture.text == {}
     assert paths[1].read_bytes().startswith(b"%PDF")
     assert b"CreationDate" not in paths[1].read_bytes(), "two files of one second would be equal in any case"
-    again = write_figures(made, tmp_path / "two")
-    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in write(tmp_path / "two")]
 
 
-def test_without_numbers_by_yaw_there_is_no_figure(made: Sheet, tmp_path: Path) -> None:
+def test_without_numbers_by_yaw_there_is_no_figure(made: Sheet) -> None:
     plain = dataclasses.replace(made, cells=tuple(cell for cell in made.cells if not cell.group.startswith("yaw:")))
-    assert draw(plain, "facesim_arc") is None
-    assert write_figures(plain, tmp_path) == []
-
-
-def test_the_report_draws_them_on_request(tmp_path: Path) -> None:
-    make_run(tmp_path / "runs", Made("a", 0.8), cases(tmp_path / "photos", 2))
-    folder = report([tmp_path / "runs"], ReportOptions(gallery=False)).folder
-    assert not list(folder.glob("*.pdf"))
-    report([tmp_path / "runs"], ReportOptions(gallery=False, figures=True))
-    assert [path.name for path in folder.glob("*.pdf")] == ["facesim_arc-by-yaw.pdf"]
+    assert draw_by_yaw(plain, "facesim_arc") is None
+    assert not [name for name, _ in sheet_figures(plain, []) if "yaw" in name]
