@@ -7,32 +7,31 @@ the video in flight, and the next run makes it again.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import math
 import os
-import shutil
-import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from ffbench.cards import Card, for_suite, override
 from ffbench.contract import Request, Runtime
 from ffbench.cost import Meter, price_of
+from ffbench.engine import Engine, Job, Task, open_pool
 from ffbench.errors import UserError
 from ffbench.image import ImageError
-from ffbench.methods import Answer, MethodProcess, find, interpreter
+from ffbench.making import Order, closed_record
+from ffbench.methods import find, interpreter
 from ffbench.progress import bar, note
 from ffbench.provenance import provenance
 from ffbench.records import Case, Generation, Scalar, derive_seed, digest
+from ffbench.shard import Shard
 from ffbench.store import Run, run_folder
 from ffbench.suites import Suite, prepare_reference
-from ffbench.video import VideoError, read_clip, write_mp4
 from ffbench.weights import weights_dir
 from ffbench.worker import DISK_FULL
 
@@ -61,6 +60,10 @@ class GenerateOptions:
     """US dollars that the videos of this command may cost, for methods that must be paid for."""
     price: float | None = None
     """US dollars a video, instead of the card's price."""
+    engine: Engine = field(default_factory=Engine)
+    """Where the method runs."""
+    shard: Shard | None = None
+    """Make only this part of the cases; other commands make the others."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,10 @@ def plan(suite: Suite, method: str, out: Path, options: GenerateOptions) -> Plan
     wanted = [_blank(case, card, settings, take) for take in range(options.takes) for case in suite.cases]
     todo: list[Generation] = []
     done: list[Generation] = []
+    part = options.shard.of(suite.cases) if options.shard else None
     for blank in wanted[: options.limit]:
+        if part is not None and blank.case_id not in part:
+            continue
         before = known.get(blank.key)
         if before is None or _again(run, before, options.redo):
             todo.append(blank)
@@ -110,46 +116,100 @@ def plan(suite: Suite, method: str, out: Path, options: GenerateOptions) -> Plan
 
 
 def generate(suite: Suite, method: str, out: Path, options: GenerateOptions) -> GenerateSummary:
-    """Make the videos of a suite with a method, and a record of each attempt.
+    """Make the videos of a suite with a method, and a record of each attempt; see `generate_all`."""
+    return generate_all(suite, [method], out, options)[0]
+
+
+def generate_all(suite: Suite, methods: Sequence[str], out: Path, options: GenerateOptions) -> list[GenerateSummary]:
+    """Make the videos of a suite with several methods, and a record of each attempt.
+
+    All workers serve the first method until none of its videos is left to begin; free ones then take the next.
 
     Raises:
         UserError: for bad input, a run folder in use, a method that cannot load, or a full disk.
         KeyboardInterrupt: after everything is put away; the same command goes on.
     """
-    _, _, run = _open(suite, method, out, options)
+    root = out
     try:
-        with run.lock():
-            todo = plan(suite, method, out, options)
-            meter = meter_of(todo, options)
-            if line := meter.estimate():
-                note(line)
-            if todo.todo:
-                interpreter(todo.card)  # a missing environment is found out before the photographs are prepared
-            run.write_cases(suite.cases)
-            _write_meta(todo, suite, options)
-            made: list[Generation] = []
-            with (
-                run.scratch() as scratch,
-                bar("generate", len(todo.todo) + len(todo.done), "video", len(todo.done)) as shown,
-            ):
-                for record in _work(todo, suite, options, scratch):
-                    run.append_generations([record])
-                    made.append(record)
-                    shown.advance(failed=int(record.status != "ok"))
-                    meter.count(record)
+        with ExitStack() as stack:
+            begun = []
+            for method in dict.fromkeys(methods):
+                root = _open(suite, method, out, options)[2].root
+                begun.append(_begin(suite, method, out, options, stack))
+            root = out
+            _make(begun, options, stack)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
-                f"no room to write in {run.root}: {os.strerror(error.errno or 0)}",
+                f"no room to write in {root}: {os.strerror(error.errno or 0)}",
                 "free some space (or raise the quota or file limit), and run the same command: it goes on from here",
             ) from error
         if error.errno in _SHUT:
-            raise UserError(f"cannot write to {run.root}: {error}", "give a folder of your own with --out") from error
+            raise UserError(f"cannot write to {root}: {error}", "give a folder of your own with --out") from error
         raise
-    if line := meter.total():
+    for one in begun:
+        if line := one.meter.total():
+            note(line)
+    return [_summary(one) for one in begun]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A method whose run folder is held."""
+
+    plan: Plan
+    meter: Meter
+    closed: tuple[Generation, ...]
+    """Records of cases whose photographs cannot be used."""
+    job: Job
+    made: list[Generation]
+
+
+def _begin(suite: Suite, method: str, out: Path, options: GenerateOptions, stack: ExitStack) -> _Begun:
+    run = _open(suite, method, out, options)[2]
+    stack.enter_context(run.lock())
+    todo = dataclasses.replace(plan(suite, method, out, options), run=run)
+    meter = meter_of(todo, options)
+    if line := meter.estimate():
         note(line)
-    states = [record.status for record in (*todo.done, *made)]
-    return GenerateSummary(run, len(todo.done), *(states.count(state) for state in ("ok", "failed", "refused")))
+    if todo.todo:
+        interpreter(todo.card)  # a missing environment is found out before the photographs are prepared
+    run.write_cases(suite.cases)
+    _write_meta(todo, suite, options)
+    scratch = stack.enter_context(run.scratch())
+    closed, job = _job(todo, suite, options, scratch)
+    return _Begun(todo, meter, tuple(closed), job, [])
+
+
+def _make(begun: Sequence[_Begun], options: GenerateOptions, stack: ExitStack) -> None:
+    """Run all jobs, and append each record as it comes."""
+    total = sum(len(one.plan.todo) + len(one.plan.done) for one in begun)
+    shown = stack.enter_context(bar("generate", total, "video", sum(len(one.plan.done) for one in begun)))
+
+    def keep(one: _Begun, record: Generation) -> None:
+        one.plan.run.append_generations([record])
+        one.made.append(record)
+        shown.advance(failed=int(record.status != "ok"))
+        one.meter.count(record)
+
+    for one in begun:
+        for record in one.closed:
+            keep(one, record)
+    if not any(one.job.tasks for one in begun):
+        return
+    pool = stack.enter_context(open_pool(options.engine))
+    for done in pool.run([one.job for one in begun]):
+        one = begun[done.job]
+        blank = one.job.tasks[done.task].payload[0]
+        if done.error and not done.lost:
+            raise RuntimeError(f"{blank.handle}: {done.error}")
+        keep(one, closed_record(blank, error=done.error) if done.lost else done.value)
+
+
+def _summary(one: _Begun) -> GenerateSummary:
+    states = [record.status for record in (*one.plan.done, *one.made)]
+    counts = [states.count(state) for state in ("ok", "failed", "refused")]
+    return GenerateSummary(one.plan.run, len(one.plan.done), *counts)
 
 
 def meter_of(todo: Plan, options: GenerateOptions) -> Meter:
@@ -164,7 +224,8 @@ def meter_of(todo: Plan, options: GenerateOptions) -> Meter:
 
 def _open(suite: Suite, method: str, out: Path, options: GenerateOptions) -> tuple[Card, dict[str, Scalar], Run]:
     card = for_suite(find(method), suite.name)
-    return card, override(card, options.settings), run_folder(out, suite.name, suite.version, card.name)
+    run = run_folder(out, suite.name, suite.version, card.name)
+    return card, override(card, options.settings), run.sharded(options.shard)
 
 
 def _blank(case: Case, card: Card, settings: Mapping[str, Scalar], take: int) -> Generation:
@@ -236,8 +297,7 @@ def _write_meta(todo: Plan, suite: Suite, options: GenerateOptions) -> None:
         "deviations": list(card.deviations),
         "environment": card.environment,
     }
-    meta = {
-        **todo.run.meta(),
+    facts_of_run = {
         "method": card.name,
         "suite": f"{suite.name}@{suite.version}",
         "card": facts,
@@ -246,44 +306,36 @@ def _write_meta(todo: Plan, suite: Suite, options: GenerateOptions) -> None:
         "limit": options.limit,
         "provenance": provenance(options.device),
     }
-    todo.run.write_meta(meta)
+    todo.run.change_meta(lambda meta: meta.update(facts_of_run))
 
 
-def _work(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> Iterator[Generation]:
-    """Make what is to be made, one finished record after the other."""
-    if not todo.todo:
-        return
+def _job(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> tuple[list[Generation], Job]:
+    """The work of a plan, and the records of what cannot be begun."""
     cases = {case.case_id: case for case in suite.cases}
-    prepared = _prepare(suite, scratch / "references")
-    blanks: list[Generation] = []
-    requests: list[Request] = []
+    prepared = _prepare(suite, scratch / "references") if todo.todo else {}
+    closed: list[Generation] = []
+    tasks: list[Task] = []
     for blank in todo.todo:
         case = cases[blank.case_id]
         bad = [prepared[one.path] for one in case.references if isinstance(prepared[one.path], str)]
         if bad:
-            yield _closed(blank, error=str(bad[0]))
+            closed.append(closed_record(blank, error=str(bad[0])))
             continue
-        folder = scratch / f"request-{len(requests)}"
-        folder.mkdir()
         references = tuple(replace(one, path=str(prepared[one.path])) for one in case.references)
-        requests.append(Request(replace(case, references=references), blank.seed, str(folder)))
-        blanks.append(blank)
-    if not requests:
-        return
+        folder = scratch / f"request-{len(tasks)}"
+        request = Request(replace(case, references=references), blank.seed, str(folder))
+        tasks.append(Task((blank, request), case.prompt_id))
     identities = {
         case.identity_id: str(prepared[case.references[0].path])
         for case in reversed(suite.cases)
-        if case.references and isinstance(prepared[case.references[0].path], Path)
+        if prepared and case.references and isinstance(prepared[case.references[0].path], Path)
     }
+    card = todo.card
     runtime = Runtime(options.device, str(weights_dir()), identities, str(todo.run.state().absolute()))
-    log = todo.run.log("worker.log")
-    with MethodProcess(todo.card, todo.settings, runtime, scratch, log, options.timeout) as process:
-        process.memory_gib = options.memory
-        for answer in process.run(requests):
-            blank, folder = blanks[answer.index], Path(requests[answer.index].folder)
-            yield _record(
-                todo.run, blank, answer, folder, {**provenance(options.device), "worker": process.environment}
-            )
+    order = Order(todo.run, card, todo.settings, runtime, scratch, options.timeout, options.memory)
+    gpus = int(options.device.startswith("cuda") and bool(card.memory))
+    memory = 0.0 if math.isinf(options.memory) else options.memory
+    return closed, Job("ffbench.making:Maker", order, tasks, gpus, memory, batch=card.batch)
 
 
 def _prepare(suite: Suite, cache: Path) -> dict[str, Path | str]:
@@ -301,63 +353,6 @@ def _prepare(suite: Suite, cache: Path) -> dict[str, Path | str]:
                 reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
                 prepared[reference.path] = f"reference {name}: {reason.replace(reference.path, name)}"
     return prepared
-
-
-def _record(run: Run, blank: Generation, answer: Answer, folder: Path, facts: Mapping[str, Any]) -> Generation:
-    """Put the video of an answer in its place and close its record."""
-    measured: dict[str, Any] = {
-        "seconds": round(answer.seconds, 3) if answer.status == "ok" else math.nan,
-        "peak_gib": math.nan if answer.peak_gib is None else round(answer.peak_gib, 3),
-        "provenance": {**facts, "notes": dict(answer.notes)},
-    }
-    if answer.status != "ok":
-        return _closed(blank, error=_anonymous(answer.error, folder), status=answer.status, **measured)
-    target = run.new_video(blank.key)
-    try:
-        if answer.video:
-            made = _take_video(folder, answer.video, target)
-        else:
-            frames = np.memmap(folder / answer.frames, np.uint8, "r", shape=answer.shape)
-            write_mp4(target, frames, answer.fps)
-            made = {"frames": answer.shape[0], "height": answer.shape[1], "width": answer.shape[2], "fps": answer.fps}
-        measured["provenance"]["video"] = made
-    except (VideoError, ValueError) as error:
-        return _closed(blank, error=f"the method's video: {_anonymous(str(error), folder)}", **measured)
-    finally:
-        shutil.rmtree(folder)
-    video = target.relative_to(run.root).as_posix()
-    return _closed(blank, status="ok", video=video, video_sha256=_sha256(target), **measured)
-
-
-def _closed(blank: Generation, **values: Any) -> Generation:
-    return replace(blank, utc=datetime.now(UTC).isoformat(timespec="seconds"), **values)
-
-
-def _take_video(folder: Path, name: str, target: Path) -> dict[str, Any]:
-    """Move a video file that a method wrote, if it is a whole one and lies in the request's folder; what it really is.
-
-    Raises:
-        VideoError: otherwise.
-    """
-    path = folder / name
-    try:
-        mode = path.lstat().st_mode
-    except OSError as error:
-        raise VideoError(f"{path.name} is not there") from error
-    if not stat.S_ISREG(mode) or not path.resolve().is_relative_to(folder.resolve()):
-        raise VideoError(f"{path.name} is a link, no file, or lies outside the request's folder")
-    clip = read_clip(path, [])  # decodes the whole file: what is kept is complete
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-    path.replace(target)
-    width, height = clip.size
-    return {"frames": clip.num_frames, "height": height, "width": width, "fps": round(clip.fps, 3)}
-
-
-def _anonymous(text: str, folder: Path) -> str:
-    """Error text without this machine's folders, which also differ between two runs."""
-    text = text.replace(str(folder), "<request>").replace(str(folder.parent), "<scratch>")
-    return text.replace(str(Path.home()), "~")
 
 
 def _sha256(path: Path) -> str:

@@ -171,6 +171,10 @@ class _DiedError(Exception):
     """The worker is gone or of no more use; the message says how."""
 
 
+class _KilledError(_DiedError):
+    """It is gone and nobody here has ended it, so its request may be innocent and is given to another once."""
+
+
 class MethodProcess:
     """A method in a process of its own, which is started again when it dies.
 
@@ -200,7 +204,11 @@ class MethodProcess:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._end(patience=0.0 if kind else 10.0)
+        self.close(0.0 if kind else 10.0)
+
+    def close(self, patience: float) -> None:
+        """End the process: at once, or within so many seconds where it is idle."""
+        self._end(patience)
 
     def run(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """Answers to all requests, in order; a request that kills or stalls the worker is a failed answer.
@@ -211,6 +219,7 @@ class MethodProcess:
         """
         waiting = deque(enumerate(requests))
         alone = 0
+        again: set[int] = set()
         while waiting:
             size = 1 if alone else self._card.batch
             sent = [waiting[i] for i in range(min(size, len(waiting)))]
@@ -233,6 +242,12 @@ class MethodProcess:
                     # one of several is guilty: each alone tells which
                     alone = len(sent)
                     _empty(request for _, request in sent)
+                    continue
+                if isinstance(death, _KilledError) and sent[0][0] not in again:
+                    again.add(sent[0][0])
+                    alone = 1
+                    _empty(request for _, request in sent)
+                    self._count_death(death)
                     continue
                 waiting.popleft()
                 yield Answer(sent[0][0], "failed", str(death))
@@ -293,7 +308,7 @@ class MethodProcess:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise _DiedError(self._post_mortem()) from error
+            raise _KilledError(self._post_mortem()) from error
 
     def _receive(self, timeout: float) -> dict[str, Any]:
         line, until = None, time.monotonic() + timeout
@@ -305,7 +320,7 @@ class MethodProcess:
                 if time.monotonic() >= until:
                     raise _DiedError(f"timed out: no answer after {timeout:g} s{self._log_tail()}") from error
         if not line:
-            raise _DiedError(self._post_mortem())
+            raise _KilledError(self._post_mortem())
         try:
             message: dict[str, Any] = json.loads(line)
         except ValueError as error:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from ffbench.download import sha256_of
+from ffbench.engine import Engine, Job, Pool, Task, open_pool
 from ffbench.errors import UserError
-from ffbench.extract.extractor import Extractor
 from ffbench.extract.track import FaceTrack
-from ffbench.image import ImageError, read_image
-from ffbench.measure import NEEDS, Scene, is_video_metric, measure
+from ffbench.measure import NEEDS, is_video_metric
 from ffbench.metrics import identity
 from ffbench.metrics.catalog import METRICS
 from ffbench.progress import bar
 from ffbench.protocols import Protocol
 from ffbench.provenance import provenance
-from ffbench.records import Case, Generation, Score
+from ffbench.records import Case, Generation
+from ffbench.scoring import Instruments, Measured, Photograph, Seen, Video
+from ffbench.shard import Shard
 from ffbench.store import Run
-from ffbench.video import Clip, VideoError, read_clip
-
-if TYPE_CHECKING:
-    from ffbench.extract.clip import TextFeatures
+from ffbench.worker import DISK_FULL
 
 Redo = Literal["missing", "failed", "all"]
+SCORER = "ffbench.scoring:Scorer"
 FALSE_ACCEPT_RATE = 0.01
 """Rate at which the suite's own strangers pass the same-identity threshold."""
 
@@ -44,8 +43,10 @@ class ScoreOptions:
     redo: Redo = "missing"
     """`missing`: videos without a current score; `failed`: also those whose value is NaN; `all`: everything."""
     limit: int | None = None
-    batch: int = 4
-    """Videos measured together."""
+    engine: Engine = field(default_factory=Engine)
+    """Where the networks run."""
+    shard: Shard | None = None
+    """Score only this part of the cases; other commands score the others."""
 
 
 @dataclass(frozen=True)
@@ -64,51 +65,136 @@ class ScoreSummary:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What every video of a run shares."""
+class _Held:
+    """A run whose folder is held, and what is to be measured of it."""
 
     run: Run
-    options: ScoreOptions
-    extractor: Extractor
+    todo: Sequence[Generation]
+    done_before: int
     cases: Mapping[str, Case]
-    references: Mapping[str, FaceTrack]
-    """sha256 of the photograph -> its one-row track."""
-    prompts: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
-    threshold: tuple[float, str]
+
+
+@dataclass
+class _Tally:
+    scored: int = 0
+    damaged: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 def score(run: Run, options: ScoreOptions) -> ScoreSummary:
-    """Score every ok video of a run that has no current score under the protocol.
+    """Score every ok video of a run that has no current score under the protocol; see `score_all`."""
+    return score_all([run], options)[0]
 
-    A killed call loses at most the batch in flight; calling again goes on.
+
+def score_all(runs: Sequence[Run], options: ScoreOptions) -> list[ScoreSummary]:
+    """Score every ok video of several runs that has no current score under the protocol.
+
+    A killed call loses at most the videos in work; calling again goes on.
 
     Raises:
-        UserError: for a run without videos, a reference without a face, or missing detector weights.
+        UserError: for a run without videos, a reference without a face, missing detector weights, or a full disk.
     """
-    with run.lock():
-        todo, done = _todo(run, options)
-        if not todo:
-            return ScoreSummary(run, done, 0, 0, _known_missing(run, options.protocol))
-        extractor = Extractor(options.protocol, options.device)
-        work = _prepare(run, options, extractor)
-        scored = damaged = 0
-        with bar("score", len(todo), "video") as progress:
-            for group in _decoded(work, todo):
-                good = [(generation, clip) for generation, clip in group if not isinstance(clip, VideoError)]
-                bad = [(generation, clip) for generation, clip in group if isinstance(clip, VideoError)]
-                for generation, error in bad:
-                    failed = dataclasses.replace(
-                        generation,
-                        status="failed",
-                        error=str(error),
-                        utc=datetime.now(UTC).isoformat(timespec="seconds"),
-                    )
-                    run.append_generations([failed])
-                _measure_group(work, good)
-                scored, damaged = scored + len(good), damaged + len(bad)
-                progress.advance(len(good))
-                progress.advance(len(bad), failed=len(bad))
-    return ScoreSummary(run, done, scored, damaged, extractor.missing, dict(extractor.timings))
+    with ExitStack() as stack:
+        held = [_hold(run.sharded(options.shard), options, stack) for run in runs]
+        tallies = [_Tally(missing=_known_missing(one.run, options.protocol)) for one in held]
+        if any(one.todo for one in held):
+            try:
+                _score(held, tallies, options, stack)
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                raise UserError(
+                    f"no room to write in {runs[0].root}: {os.strerror(error.errno or 0)}",
+                    "free some space (or raise the quota or limit), and run the same command: it goes on from here",
+                ) from error
+    return [
+        ScoreSummary(run, one.done_before, tally.scored, tally.damaged, tally.missing, tally.timings)
+        for run, one, tally in zip(runs, held, tallies, strict=True)
+    ]
+
+
+def _hold(run: Run, options: ScoreOptions, stack: ExitStack) -> _Held:
+    stack.enter_context(run.lock())
+    todo, done = _todo(run, options)
+    return _Held(run, todo, done, run.cases())
+
+
+def _score(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptions, stack: ExitStack) -> None:
+    pool = stack.enter_context(open_pool(options.engine))
+    jobs = []
+    for one, tally, seen in zip(held, tallies, _photographs(pool, held, options), strict=True):
+        ids: Mapping[str, str] = {}
+        if one.todo:
+            first = next(iter(seen.values()))
+            ids, tally.missing = first.ids, first.missing
+        threshold = _note_instruments(one, seen, options) if one.todo else (math.nan, "")
+        videos = [Video(one.run, g, one.cases[g.case_id], ids, threshold) for g in one.todo]
+        jobs.append(_job(options, [Task(video, video.case.prompt_id) for video in videos]))
+    progress = stack.enter_context(bar("score", sum(len(one.todo) for one in held), "video"))
+    timings: dict[int, Mapping[str, float]] = {}
+    for done in pool.run(jobs):
+        one, tally = held[done.job], tallies[done.job]
+        if done.error and not done.lost:
+            raise RuntimeError(f"{one.todo[done.task].handle}: {done.error}")
+        made = Measured(damage=f"measuring it failed twice: {done.error}") if done.lost else done.value
+        if made.damage:
+            failed = dataclasses.replace(
+                one.todo[done.task],
+                status="failed",
+                error=made.damage,
+                utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            one.run.append_generations([failed])
+            tally.damaged += 1
+        else:
+            one.run.append_scores(made.scores)
+            tally.scored += 1
+            timings[made.worker] = made.timings
+        progress.advance(failed=int(bool(made.damage)))
+    for tally in tallies:
+        tally.timings = {part: sum(t.get(part, 0.0) for t in timings.values()) for part in _parts(timings)}
+
+
+def _parts(timings: Mapping[int, Mapping[str, float]]) -> list[str]:
+    return sorted({part for one in timings.values() for part in one})
+
+
+def _job(options: ScoreOptions, tasks: Sequence[Task]) -> Job:
+    gpus = int(options.device.startswith("cuda"))
+    return Job(SCORER, Instruments(options.protocol, options.device), tasks, gpus, ahead=1)
+
+
+def _photographs(pool: Pool, held: Sequence[_Held], options: ScoreOptions) -> list[dict[str, Seen]]:
+    """For each run what came of its photographs, by their sha256; all are measured before the first video."""
+    wanted = []
+    for one in held:
+        firsts = {case.references[0].sha256: case.references[0] for case in one.cases.values()} if one.todo else {}
+        wanted.append([Photograph(one.run, first.path, first.sha256) for first in firsts.values()])
+    seen: list[dict[str, Seen]] = [{} for _ in held]
+    jobs = [_job(options, [Task(photograph) for photograph in photographs]) for photographs in wanted]
+    for done in pool.run(jobs):
+        photograph = wanted[done.job][done.task]
+        if done.error:
+            raise RuntimeError(f"reference {photograph.path}: {done.error}")
+        seen[done.job][photograph.sha256] = done.value
+    return [{one.sha256: by_hash[one.sha256] for one in photos} for photos, by_hash in zip(wanted, seen, strict=True)]
+
+
+def _note_instruments(one: _Held, seen: Mapping[str, Seen], options: ScoreOptions) -> tuple[float, str]:
+    """Write down what the numbers of a run rest on; its threshold for the same identity."""
+    first = next(iter(seen.values()))
+    note = {
+        "metrics": {name: METRICS[name].version for name in options.protocol.metrics},
+        "networks": dict(first.ids),
+        "missing": dict(first.missing),
+        "references": {sha256: photograph.key for sha256, photograph in seen.items()},
+        "notes": list(options.protocol.notes),
+        "provenance": provenance(options.device),
+    }
+    one.run.change_meta(lambda meta: meta.setdefault("scoring", {}).update({options.protocol.id: note}))
+    references = {sha256: FaceTrack.load(one.run.track(photograph.key)) for sha256, photograph in seen.items()}
+    return _threshold(one.cases, references)
 
 
 def given_run(run: Run, cases: Sequence[Case], videos: Mapping[str, Path], method: str) -> Run:
@@ -119,7 +205,7 @@ def given_run(run: Run, cases: Sequence[Case], videos: Mapping[str, Path], metho
         new = []
         for case in cases:
             path = videos[case.case_id].resolve()
-            sha256 = _sha256(path)
+            sha256 = sha256_of(path)
             generation = Generation(
                 case_id=case.case_id,
                 suite=case.suite,
@@ -151,6 +237,9 @@ def _todo(run: Run, options: ScoreOptions) -> tuple[list[Generation], int]:
     if not videos and not run.generations():
         raise UserError(f"{run.root} holds no videos", "ffbench generate --method NAME makes some")
     videos = videos[: options.limit] if options.limit is not None else videos
+    if options.shard is not None:
+        part = options.shard.of(run.cases().values())
+        videos = [generation for generation in videos if generation.case_id in part]
     have = run.scores(options.protocol.id)
     metrics = [name for name in options.protocol.metrics if is_video_metric(name)]
 
@@ -171,156 +260,8 @@ def _known_missing(run: Run, protocol: Protocol) -> dict[str, str]:
     return dict(run.meta().get("scoring", {}).get(protocol.id, {}).get("missing", {}))
 
 
-def _prepare(run: Run, options: ScoreOptions, extractor: Extractor) -> _Work:
-    """Measure references and prompts, and write down what the numbers of this run rest on."""
-    cases = run.cases()
-    references: dict[str, FaceTrack] = {}
-    keys: dict[str, str] = {}
-    for case in cases.values():
-        first = case.references[0]
-        if first.sha256 not in references:
-            keys[first.sha256] = extractor.track_key(first.sha256)
-            references[first.sha256] = _reference(run, extractor, Path(first.path), first.sha256)
-    texts = sorted({case.prompt for case in cases.values() if case.prompt})
-    prompts = {}
-    if texts and "clip" in options.protocol.networks and "clip" not in extractor.missing:
-        features: TextFeatures = extractor.texts(texts)
-        prompts = {prompt: (features.embeddings[row], extractor.long_texts(prompt)) for row, prompt in enumerate(texts)}
-    meta = run.meta()
-    meta.setdefault("scoring", {})[options.protocol.id] = {
-        "metrics": {name: METRICS[name].version for name in options.protocol.metrics},
-        "networks": dict(extractor.ids),
-        "missing": dict(extractor.missing),
-        "references": keys,
-        "notes": list(options.protocol.notes),
-        "provenance": provenance(options.device),
-    }
-    run.write_meta(meta)
-    threshold = _threshold(cases, references)
-    return _Work(run, options, extractor, cases, references, prompts, threshold)
-
-
-def _reference(run: Run, extractor: Extractor, path: Path, sha256: str) -> FaceTrack:
-    cache = run.track(extractor.track_key(sha256))
-    if (track := _cached(cache)) is not None:
-        return track
-    try:
-        if _sha256(path) != sha256:
-            raise UserError(
-                f"{path} has changed since the videos were made", "put the photograph back, or generate anew"
-            )
-        image = read_image(path)
-    except (OSError, ImageError) as error:
-        raise UserError(
-            f"reference {path}: {error}", "give a readable photograph; ffbench validate checks all"
-        ) from error
-    track = extractor.reference(image)
-    if not track.found[0]:
-        rungs = ", ".join(extractor.protocol.ladder)
-        raise UserError(
-            f"{path} holds no face (tried {rungs})",
-            "crop closer or give another photo; ffbench validate checks all references first",
-        )
-    track.save(cache)
-    return track
-
-
 def _threshold(cases: Mapping[str, Case], references: Mapping[str, FaceTrack]) -> tuple[float, str]:
     """Arc cosine that FALSE_ACCEPT_RATE of the suite's pairs of strangers exceed."""
     people = {case.identity_id: references[case.references[0].sha256] for case in cases.values()}
     rows = [track.embeddings["arc"][0] for track in people.values() if "arc" in track.embeddings]
     return identity.stranger_threshold(rows, FALSE_ACCEPT_RATE)
-
-
-def _decoded(work: _Work, todo: Sequence[Generation]) -> Iterator[list[tuple[Generation, Clip | VideoError]]]:
-    """Groups of videos, the next one decoding while this one is measured."""
-    protocol = work.options.protocol
-    samplers = sorted({protocol.face_sampler, protocol.text_sampler})
-    size = work.options.batch
-    # the first video alone: nothing else runs while it decodes
-    groups = [todo[:1], *(todo[start : start + size] for start in range(1, len(todo), size))]
-
-    def decode(group: Sequence[Generation]) -> list[tuple[Generation, Clip | VideoError]]:
-        found: list[tuple[Generation, Clip | VideoError]] = []
-        for generation in group:
-            path = work.run.video(generation)
-            try:
-                if _sha256(path) != generation.video_sha256:
-                    raise VideoError("the file has changed since it was made (sha256 differs)")
-                found.append((generation, read_clip(path, samplers)))
-            except FileNotFoundError:
-                found.append((generation, VideoError("the file is gone")))
-            except VideoError as error:
-                found.append((generation, error))
-        return found
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead: Future[list[tuple[Generation, Clip | VideoError]]] = pool.submit(decode, groups[0])
-        for following in [*groups[1:], None]:
-            group = ahead.result()
-            if following is not None:
-                ahead = pool.submit(decode, following)
-            yield group
-
-
-def _measure_group(work: _Work, group: Sequence[tuple[Generation, Clip]]) -> None:
-    """Track what is not cached, then append the scores of every video of the group in one write."""
-    keys = [work.extractor.track_key(generation.video_sha256) for generation, _ in group]
-    tracks = [_cached(work.run.track(key)) for key in keys]
-    fresh = [i for i, track in enumerate(tracks) if track is None]
-    for i, made in zip(fresh, work.extractor.track([group[i][1] for i in fresh]), strict=True):
-        made.save(work.run.track(keys[i]))
-        tracks[i] = made
-    records: list[Score] = []
-    for (generation, _), key, track in zip(group, keys, tracks, strict=True):
-        if track is not None:
-            records.extend(_scores(work, generation, key, track))
-    work.run.append_scores(records)
-
-
-def _scores(work: _Work, generation: Generation, key: str, track: FaceTrack) -> list[Score]:
-    protocol = work.options.protocol
-    case = work.cases[generation.case_id]
-    prompt = work.prompts.get(case.prompt)
-    scene = Scene(
-        protocol=protocol,
-        track=track,
-        reference=work.references[case.references[0].sha256],
-        prompt=None if prompt is None else prompt[0],
-        sentences=None if prompt is None else prompt[1],
-        no_prompt="the case has no prompt",
-        threshold=work.threshold,
-    )
-    records = []
-    for metric in protocol.metrics:
-        if not is_video_metric(metric):
-            continue
-        measured = measure(metric, scene)
-        records.append(
-            Score(
-                generation=generation.key,
-                track=key,
-                protocol=protocol.id,
-                metric=metric,
-                version=METRICS[metric].version,
-                value=measured.value,
-                reason=measured.reason,
-                num_frames=len(track.clip_number) if metric.startswith("clip_") else len(track.number),
-                num_scored=measured.num_scored,
-                per_frame=measured.per_frame,
-            )
-        )
-    return records
-
-
-def _cached(path: Path) -> FaceTrack | None:
-    """A cached track, or None where there is none or it cannot be read (then it is made anew)."""
-    try:
-        return FaceTrack.load(path) if path.is_file() else None
-    except ValueError:
-        return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

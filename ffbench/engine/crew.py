@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import importlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ffbench.engine.schedule import Place
 from ffbench.engine.work import Job, Worker
 from ffbench.errors import UserError
 
+PATIENCE = 10.0
+"""Seconds that an idle worker is given to end in peace."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,8 +56,8 @@ class Crew(Protocol):
         """Begin to open a worker; `Opened`, `Raised` or `Gone` follows."""
         ...
 
-    def send(self, number: int, place: Place, payload: Any) -> None:
-        """Queue a task; also before the worker is open."""
+    def send(self, number: int, payloads: Sequence[Any]) -> None:
+        """Queue tasks that are done together; also before the worker is open."""
         ...
 
     def leave(self, number: int) -> None:
@@ -105,24 +106,36 @@ class Desk:
         if prepare is not None and self._busy:
             prepare(payload)
 
-    def do(self, payload: Any, coming: Sequence[Any] = ()) -> Event:
-        """Do a task, while those that wait behind it are prepared."""
-        assert self._worker is not None
+    def do(self, payloads: Sequence[Any], coming: Sequence[Any] = ()) -> Iterator[Event]:
+        """Do tasks together, while those that wait behind them are prepared; an event for each, in order."""
+        waiting = list(payloads)
         self._busy = True
         for one in coming:
             self.ahead(one)
         try:
-            return Done(self._worker.do(payload))
-        except Exception as error:  # noqa: BLE001 - it becomes the task's result
-            return Raised(_told(error))
+            while waiting:
+                try:
+                    for value in self._values(waiting):
+                        del waiting[0]
+                        yield Done(value)
+                    if waiting:
+                        raise RuntimeError(f"the worker ended with {len(waiting)} tasks undone")
+                except Exception as error:  # noqa: BLE001 - it becomes the task's result
+                    del waiting[0]
+                    yield Raised(_told(error))
         finally:
             self._busy = False
 
-    def close(self) -> None:
+    def _values(self, payloads: Sequence[Any]) -> Iterator[Any]:
+        assert self._worker is not None
+        each = getattr(self._worker, "each", None)
+        return each(tuple(payloads)) if each is not None else map(self._worker.do, tuple(payloads))
+
+    def close(self, in_peace: bool = True) -> None:
         """Close the worker, if it is open."""
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.close()
+            (worker.close if in_peace else getattr(worker, "abandon", worker.close))()
 
 
 def _told(error: Exception) -> Exception:

@@ -1,14 +1,9 @@
-"""What this machine may use: cores of this process, and GPUs."""
+"""The GPUs of this machine."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-
-
-def cpus() -> int:
-    """Cores that this process may run on: those of its container or scheduler, not of the whole machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

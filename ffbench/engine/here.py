@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ffbench.engine.crew import Desk, Event, Gone
-from ffbench.engine.schedule import Place
+from ffbench.engine.crew import PATIENCE, Desk, Event, Gone
 from ffbench.engine.work import Job
 
 
@@ -19,19 +19,20 @@ class HereCrew:
         self._desk: Desk | None = None
         self._opened = False
         self._left = False
-        self._queue: deque[Any] = deque()
+        self._queue: deque[Sequence[Any]] = deque()
+        self._work: Iterator[Event] = iter(())
 
     def start(self, number: int, job: Job) -> None:
         """See `Crew`."""
         self._desk, self._opened = Desk(job.worker, job.config), False
 
-    def send(self, number: int, place: Place, payload: Any) -> None:
+    def send(self, number: int, payloads: Sequence[Any]) -> None:
         """See `Crew`."""
-        self._queue.append(payload)
+        self._queue.append(payloads)
 
     def leave(self, number: int) -> None:
         """See `Crew`."""
-        self.close(0.0)
+        self.close(PATIENCE)
         self._left = True
 
     def kill(self, number: int) -> None:
@@ -43,17 +44,22 @@ class HereCrew:
         if self._left:
             self._left = False
             return [(0, Gone("it was let go"))]
-        if self._desk is None or not self._queue:
+        if self._desk is None:
             return []
         if not self._opened:
             self._opened = True
             return [(0, self._desk.open())]
-        payload = self._queue.popleft()
-        return [(0, self._desk.do(payload, list(self._queue)))]
+        event = next(self._work, None)
+        if event is None and self._queue:
+            payloads = self._queue.popleft()
+            self._work = self._desk.do(payloads, [one for several in self._queue for one in several])
+            event = next(self._work)
+        return [(0, event)] if event else []
 
     def close(self, patience: float) -> None:
         """See `Crew`."""
         self._queue.clear()
+        self._work = iter(())
         desk, self._desk = self._desk, None
         if desk is not None:
-            desk.close()
+            desk.close(in_peace=patience > 0)

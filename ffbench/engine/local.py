@@ -10,20 +10,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from ffbench.engine.crew import Event, Gone
-from ffbench.engine.devices import cpus, gpus
-from ffbench.engine.schedule import Place
+from ffbench.engine.devices import gpus
 from ffbench.engine.wire import decode
 from ffbench.engine.work import Engine, Job
 from ffbench.errors import UserError
-from ffbench.processes import kill_group
+from ffbench.processes import cpus, kill_group
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ffbench.engine.process import main; main()"
+NUMBER = "FFBENCH_WORKER"
+"""Variable that tells a worker which one of its machine or cluster it is."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -68,9 +70,9 @@ class LocalCrew:
         with contextlib.suppress(OSError):  # it died at once: `wait` tells
             link.send((job.worker, job.config))
 
-    def send(self, number: int, place: Place, payload: Any) -> None:
+    def send(self, number: int, payloads: Sequence[Any]) -> None:
         """See `Crew`."""
-        self._say(number, (payload,))
+        self._say(number, list(payloads))
 
     def leave(self, number: int) -> None:
         """See `Crew`."""
@@ -115,7 +117,7 @@ class LocalCrew:
     def _environment(self, number: int) -> dict[str, str]:
         env = dict(os.environ)
         share = str(max(1, cpus() // self.size))
-        env |= {name: env.get(name, share) for name in THREADS}
+        env |= {name: env.get(name, share) for name in THREADS} | {NUMBER: str(number)}
         if self._gpus:
             env["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
         return env

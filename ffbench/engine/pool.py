@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ffbench.engine.crew import Crew, Done, Event, Gone, Opened, Raised
+from ffbench.engine.crew import PATIENCE, Crew, Done, Event, Gone, Opened, Raised
 from ffbench.engine.schedule import Place, Schedule
 from ffbench.engine.work import Engine, Job, Result
 from ffbench.errors import UserError
@@ -16,7 +16,7 @@ from ffbench.progress import note
 MAX_FALLS = 5
 """Workers that may die one after the other, without a result between them, before the run stops; at least as many as
 there are workers."""
-PATIENCE = 60.0
+QUIET = 60.0
 """Seconds without any worker at work after which a line says so."""
 
 
@@ -55,7 +55,7 @@ class Pool:
             UserError: what a worker asks of the user; a worker that cannot be opened; workers that die again and again.
             OSError: a worker's disk is full.
         """
-        plan = Schedule([[task.group for task in job.tasks] for job in jobs])
+        plan = Schedule([[task.group for task in job.tasks] for job in jobs], [job.batch for job in jobs])
         for slot in self._slots:
             slot.last = None
         idle = 0.0
@@ -64,8 +64,8 @@ class Pool:
                 self._feed(plan, jobs)
                 events = self._crew.wait(1.0)
                 idle = 0.0 if events or any(slot.open for slot in self._slots) else idle + 1.0
-                if idle == PATIENCE:
-                    note(f"no worker has started after {PATIENCE:.0f} s; still waiting")
+                if idle == QUIET:
+                    note(f"no worker has started after {QUIET:.0f} s; still waiting")
                 for number, event in events:
                     yield from self._take(plan, number, event)
         finally:
@@ -76,28 +76,32 @@ class Pool:
 
     def _feed(self, plan: Schedule, jobs: Sequence[Job]) -> None:
         for number, slot in enumerate(self._slots):
-            while not slot.leaving and (
-                not slot.sent or (slot.open and len(slot.sent) <= jobs[slot.sent[0].job].ahead)
-            ):
+            while not slot.leaving and (not slot.sent or self._may_wait(slot)):
                 others = [one.sent[-1] for one in self._slots if one.sent and one is not slot]
-                place = plan.next(slot.last, others)
-                if place is None:
+                places = plan.batch(slot.last, others, self.size)
+                if not places or not self._fits(number, slot, jobs[places[0].job], places[0]):
+                    plan.put_back(places)
                     break
-                job = jobs[place.job]
-                if slot.job is None:
-                    slot.job = job
-                    self._crew.start(number, job)
-                elif slot.sent and place.job != slot.sent[0].job:
-                    plan.put_back([place])
-                    break
-                elif (slot.job.worker, slot.job.config) != (job.worker, job.config):
-                    plan.put_back([place])
-                    slot.leaving = True
-                    self._crew.leave(number)
-                    break
-                slot.sent.append(place)
-                slot.last = place
-                self._crew.send(number, place, job.tasks[place.task].payload)
+                slot.sent.extend(places)
+                slot.last = places[-1]
+                self._crew.send(number, [jobs[place.job].tasks[place.task].payload for place in places])
+
+    def _may_wait(self, slot: _Slot) -> bool:
+        return slot.open and slot.job is not None and slot.job.batch == 1 and len(slot.sent) <= slot.job.ahead
+
+    def _fits(self, number: int, slot: _Slot, job: Job, place: Place) -> bool:
+        """Whether the worker of a slot can be sent a task of a job now; if it only stands in the way, it is let go."""
+        if slot.job is None:
+            slot.job = job
+            self._crew.start(number, job)
+        elif slot.sent and place.job != slot.sent[0].job:
+            return False
+        elif (slot.job.worker, slot.job.config) != (job.worker, job.config):
+            slot.leaving = True
+            self._crew.leave(number)
+            return False
+        slot.job = job
+        return True
 
     def _take(self, plan: Schedule, number: int, event: Event) -> Iterator[Result]:
         slot = self._slots[number]
@@ -124,12 +128,13 @@ class Pool:
     def _fallen(self, plan: Schedule, slot: _Slot, reason: str) -> Iterator[Result]:
         """A worker died: the task in work is to blame where it was open, the ones behind it are not."""
         self._falls += 1
-        blamed = [slot.sent.popleft()] if slot.open and slot.sent else []
-        plan.put_back(list(slot.sent))
-        for place in blamed:
-            if plan.died(place):
-                plan.ended()
-                yield Result(place.job, place.task, error=reason, lost=True)
+        together = slot.job.batch if slot.job else 1
+        sent = list(slot.sent)
+        blamed = sent[:together] if slot.open else []
+        plan.put_back(sent[len(blamed) :])
+        if blamed and plan.died(blamed):
+            plan.ended()
+            yield Result(blamed[0].job, blamed[0].task, error=reason, lost=True)
         if self._falls >= max(MAX_FALLS, 2 * self.size):
             raise UserError(
                 f"{self._falls} workers died one after the other without a result; the last: {reason}",
@@ -148,7 +153,7 @@ def open_pool(engine: Engine) -> Iterator[Pool]:
     patience = 0.0
     try:
         yield Pool(crew)
-        patience = 10.0
+        patience = PATIENCE
     finally:
         crew.close(patience)
 

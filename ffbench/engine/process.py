@@ -27,7 +27,8 @@ def _read(link: Connection, inbox: queue.Queue[Any], desk: Desk) -> None:
     try:
         while (message := link.recv()) is not None:
             inbox.put(message)
-            desk.ahead(message[0])
+            for payload in message:
+                desk.ahead(payload)
     except EOFError:
         end_group()  # the caller is dead; what is in work is nobody's
     inbox.put(None)
@@ -47,5 +48,6 @@ def main() -> None:
     if isinstance(opened, Raised):
         return
     while (message := inbox.get()) is not None:
-        link.send(encode(desk.do(message[0])))
+        for event in desk.do(message):
+            link.send(encode(event))
     desk.close()

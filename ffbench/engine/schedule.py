@@ -22,10 +22,12 @@ class Schedule:
 
     Args:
         groups: for each job the group of every task, in the order of the tasks.
+        batches: for each job how many tasks are done together, at most.
     """
 
-    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+    def __init__(self, groups: Sequence[Sequence[str]], batches: Sequence[int] = ()) -> None:
         self._groups = groups
+        self._batches = batches or [1] * len(groups)
         self._waiting: list[dict[str, deque[int]]] = []
         for names in groups:
             by_group: dict[str, deque[int]] = {}
@@ -33,6 +35,7 @@ class Schedule:
                 by_group.setdefault(name, deque()).append(task)
             self._waiting.append(by_group)
         self._deaths: Counter[Place] = Counter()
+        self._alone: set[Place] = set()
         self.left = sum(len(names) for names in groups)
         """Tasks without an end."""
 
@@ -57,6 +60,22 @@ class Schedule:
             del waiting[mine]
         return Place(job, task)
 
+    def batch(self, last: Place | None, others: Sequence[Place], workers: int) -> list[Place]:
+        """Tasks of one job to be done together, as `next` chooses them; few enough that all `workers` get some."""
+        first = self.next(last, others)
+        if first is None:
+            return []
+        together = [first]
+        waiting = 1 + sum(len(queue) for queue in self._waiting[first.job].values())
+        size = min(self._batches[first.job], -(-waiting // workers))
+        while len(together) < size and first not in self._alone:
+            more = self.next(together[-1], others)
+            if more is None or more.job != first.job or more in self._alone:
+                self.put_back([more] if more else [])
+                break
+            together.append(more)
+        return together
+
     def ended(self) -> None:
         """One task has its result."""
         self.left -= 1
@@ -66,12 +85,18 @@ class Schedule:
         for job, task in reversed(places):
             self._waiting[job].setdefault(self._groups[job][task], deque()).appendleft(task)
 
-    def died(self, place: Place) -> bool:
-        """A worker died over a task: it waits again, or is given up (True)."""
-        self._deaths[place] += 1
-        if self._deaths[place] >= MAX_DEATHS:
-            return True
-        self.put_back([place])
+    def died(self, places: Sequence[Place]) -> bool:
+        """A worker died over tasks that it did together: they wait again, or the only one is given up (True).
+
+        Of several nobody knows the guilty one, so each is done alone from then on.
+        """
+        if len(places) == 1:
+            self._deaths[places[0]] += 1
+            if self._deaths[places[0]] >= MAX_DEATHS:
+                return True
+        else:
+            self._alone.update(places)
+        self.put_back(places)
         return False
 
 

@@ -45,6 +45,8 @@ class Job:
     """GPUs that a worker needs."""
     memory_gib: float = 0.0
     """Memory of the machine that a worker needs; a cluster keeps it free."""
+    batch: int = 1
+    """Tasks that a worker is given together, at most; those have no effect on each other's values."""
     ahead: int = 0
     """Tasks that may wait at a worker beside the one in work, so that it can prepare them."""
 
@@ -69,6 +71,10 @@ class Worker(Protocol):
     `UserError`, and an `OSError` of a full disk, raised anywhere in it, end the whole run. Any other exception of `do`
     is the error of that task, and of `open` a `UserError`.
 
+    A class may have `each(payloads)`: it yields the values of several tasks in order, where a job has `batch`.
+
+    A class may have `abandon()`: called in this process in place of `close` where work is broken off.
+
     A class may have `ahead(payload)`: while a task is in work it is called, from any thread, with one that waits behind
     it, and may begin to prepare that one in a thread of its own. It may come late, twice or never, and returns at once.
     """
@@ -84,5 +90,5 @@ class Worker(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what `open` took; not called in a process that is killed."""
+        """Let go of what `open` took, in peace; not called in a process that is killed."""
         ...

@@ -79,7 +79,9 @@ def test_every_case_becomes_a_video_and_a_record(tmp_path: Path) -> None:
     run = summary.run
     assert run.root == tmp_path / "runs" / "mine@1" / "still"
     records = list(run.generations().values())
-    assert [(r.case_id, r.take) for r in records] == [(c.case_id, t) for t in (0, 1) for c in suite.cases]
+    by_prompt = sorted(suite.cases, key=lambda case: case.prompt_id)
+    assert {(r.case_id, r.take) for r in records} == {(c.case_id, t) for t in (0, 1) for c in suite.cases}
+    assert [r.case_id.partition("-")[2] for r in records] == [c.prompt_id for c in by_prompt for _ in (0, 1)]
     for record in records:
         assert record.seed == derive_seed("mine", record.case_id, record.take)
         path = run.video(record)
@@ -128,8 +130,8 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path: Path) -> None:
     # nothing to do starts no worker
     assert (first.run.root / "logs" / "worker.log").read_text() == log
     straight = generate(suite, "still", tmp_path / "other", options())
-    mine = [comparable(record) for record in again.run.generations().values()]
-    assert mine == [comparable(record) for record in straight.run.generations().values()]
+    mine = {key: comparable(record) for key, record in again.run.generations().items()}
+    assert mine == {key: comparable(record) for key, record in straight.run.generations().items()}
 
 
 def test_plan_makes_nothing(tmp_path: Path) -> None:

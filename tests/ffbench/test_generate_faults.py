@@ -71,7 +71,7 @@ def undisturbed(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> list[d
     """Records of a run that nobody disturbed."""
     out = tmp_path_factory.mktemp("undisturbed")
     process = host(suite, out)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert json.loads(stdout) == [0, 30, 0, 0], stderr
     return records(run_of(out))
 
@@ -94,7 +94,7 @@ def host(
 
 
 def finish(process: subprocess.Popen[bytes], code: int = 0) -> tuple[Any, str]:
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == code, (process.returncode, stdout, stderr)
     return json.loads(stdout) if stdout else None, stderr.decode()
 
@@ -106,7 +106,9 @@ def run_of(out: Path, method: str = METHOD) -> Run:
 def records(run: Run) -> list[dict[str, Any]]:
     """Every line as it stands, without what is measured anew each time."""
     path = run.root / "generations.jsonl"
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines = sorted(
+        (json.loads(line) for line in path.read_text("utf-8").splitlines()), key=lambda line: line["case_id"]
+    )
     return [{k: v for k, v in line.items() if k not in ("seconds", "utc", "provenance")} for line in lines]
 
 
@@ -147,7 +149,7 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
     while not (got := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -214,9 +216,7 @@ def test_ctrl_c_puts_everything_away(suite: Path, undisturbed: list[dict[str, An
     assert records(run) == undisturbed
 
 
-def test_a_killed_worker_costs_at_most_one_video(
-    suite: Path, undisturbed: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_killed_worker_costs_no_video(suite: Path, undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:
     run = run_of(tmp_path)
     process = host(suite, tmp_path)
     wait_until(lambda: lines_of(run) >= 3)
@@ -225,12 +225,8 @@ def test_a_killed_worker_costs_at_most_one_video(
     os.kill(worker, signal.SIGKILL)
     process.send_signal(signal.SIGCONT)
     done, _ = finish(process)
-    failed = [line for line in records(run) if line["status"] != "ok"]
-    assert done[0] == 0 and done[1] + done[2] == 30 and len(failed) == done[2] <= 1
-    assert all("killed by SIGKILL" in line["error"] for line in failed)
-    finish(host(suite, tmp_path, redo="failed"))
-    latest = {(line["case_id"], line["take"]): line for line in records(run)}
-    assert list(latest.values()) == undisturbed
+    assert done == [0, 30, 0, 0], "another worker has made what the killed one had in work"
+    assert records(run) == undisturbed
 
 
 UNRULY = """

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class Toy:
         if what == "ask":
             raise UserError("no credit", "top up")
         if what == "full":
-            raise OSError(errno.ENOSPC, "full")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "die once":
@@ -51,6 +52,10 @@ class Toy:
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if what == "await":
+            end = time.monotonic() + 20
+            while not self.prepared and time.monotonic() < end:
+                time.sleep(0.01)
         if what == "prepared":
             return payload in self.prepared
         if what == "print":
@@ -61,6 +66,12 @@ class Toy:
 
 class Other(Toy):
     pass
+
+class Several(Toy):
+    def each(self, payloads):
+        with (self.folder / "batches").open("a") as log:
+            log.write(f"{len(payloads)}\\n")
+        return map(self.do, payloads)
 """
 ENGINES = [Engine("here"), Engine("local", 1), Engine("local", 2)]
 
@@ -136,6 +147,20 @@ def test_a_task_that_kills_twice_is_lost_and_no_other(workers: int, tmp_path: Pa
     assert all(count == 1 for what, count in begun.items() if what.startswith("double"))
 
 
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_tasks_done_together_have_their_own_results(engine: Engine, tmp_path: Path) -> None:
+    payloads: list[tuple[str, object]] = [("double", 1), ("double", 2), ("raise", 3), ("double", 4), ("double", 5)]
+    if engine.kind == "local":
+        payloads[3] = ("die", 4)
+    done = {one.task: one for one in run(engine, replace(job(tmp_path, payloads, cls="Several"), batch=4))}
+    assert sorted(done) == list(range(5))
+    assert [done[n].value[1] for n in (0, 1, 4)] == [2, 4, 10] and done[2].error.startswith("ValueError: bad 3")
+    assert (done[3].lost and not done[2].lost) if engine.kind == "local" else done[3].value[1] == 8
+    begun = Counter(line.split(maxsplit=1)[1] for line in (tmp_path / "log").read_text().splitlines())
+    assert begun["double 1"] == begun["double 2"] == 1, "what was done before a death is not done again"
+    assert "4" in (tmp_path / "batches").read_text().split() or engine.workers == 2
+
+
 def test_workers_that_only_die_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="5 workers died one after the other") as caught:
         run(Engine("local", 1), job(tmp_path, [("double", 1)], how="dies"))
@@ -165,7 +190,7 @@ def test_open_workers_serve_the_next_run(engine: Engine, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("engine", [Engine("here"), Engine("local", 1)], ids=str)
 def test_a_worker_is_shown_what_comes(engine: Engine, tmp_path: Path) -> None:
-    done = run(engine, job(tmp_path, [("sleep", 0.2), ("prepared", 1)], ahead=1))
+    done = run(engine, job(tmp_path, [("await", 1), ("prepared", 1)], ahead=1))
     values = {one.task: one.value for one in done}
     assert values[1]
 

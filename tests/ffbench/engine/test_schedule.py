@@ -40,9 +40,26 @@ def test_a_task_is_given_up_after_two_deaths() -> None:
     plan = Schedule([["a", "b"]])
     place = plan.next(None, [])
     assert place is not None
-    assert not plan.died(place)
-    assert plan.next(None, []) == Place(0, 1) or True
-    assert plan.died(place)
+    assert not plan.died([place])
+    assert plan.next(None, []) == place
+    assert plan.died([place])
+
+
+def test_a_batch_is_shared_out_and_after_a_death_each_is_alone() -> None:
+    plan = Schedule([["a"] * 6, ["a"]], [4, 4])
+    one = plan.batch(None, [], 2)
+    assert one == [Place(0, 0), Place(0, 1), Place(0, 2)], "the other worker is to get some"
+    assert not plan.died(one)
+    assert [plan.batch(None, [], 1) for _ in range(4)] == [
+        [Place(0, 0)],
+        [Place(0, 1)],
+        [Place(0, 2)],
+        [Place(0, 3), Place(0, 4), Place(0, 5)],
+    ]
+    assert not plan.died([Place(0, 0)])
+    assert plan.batch(None, [], 1) == [Place(0, 0)]
+    assert plan.died([Place(0, 0)])
+    assert plan.batch(Place(0, 5), [], 1) == [Place(1, 0)]
 
 
 def test_every_task_is_given_once_whatever_happens() -> None:
@@ -54,7 +71,7 @@ def test_every_task_is_given_once_whatever_happens() -> None:
             worker = chance.randrange(3)
             if worker in at:
                 place = at.pop(worker)
-                if chance.random() < 0.3 and not plan.died(place):
+                if chance.random() < 0.3 and not plan.died([place]):
                     continue
                 plan.ended()
                 done.append(place)
