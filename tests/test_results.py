@@ -1,4 +1,4 @@
-"""The paper's tables as data: complete, numeric, and consistent with the percentages that the paper prints."""
+"""The paper's tables as data, and measured ones, which follow from the records beside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from ffbench.paper import form_tables
+from ffbench.results import check, find_results
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 ROWS = {1: 11, 2: 3, 3: 6, 4: 3, 5: 6, 6: 5}
@@ -43,3 +46,24 @@ def test_table_5_has_the_drops_that_the_paper_prints() -> None:
     assert drops["Phantom"] == [50.85, 50.34]
     assert drops["FaithfulFaces without aligner"] == [54.91, 53.43]
     assert drops["FaithfulFaces"] == [24.82, 24.9]
+
+
+MEASURED = sorted(path.parent for path in PUBLISHED.parent.glob("*@*/tables.json"))
+
+
+@pytest.mark.parametrize("place", MEASURED, ids=lambda place: place.name)
+def test_committed_tables_are_formed_again_byte_for_byte(place: Path) -> None:
+    formed = form_tables(place)
+    assert formed
+    for name, text in formed.items():
+        assert (place / name).read_bytes() == text.encode(), name
+    tables = {path.name for path in place.glob("table?.*")}
+    assert tables == set(formed), "no table without its records"
+
+
+@pytest.mark.parametrize("place", MEASURED, ids=lambda place: place.name)
+def test_committed_results_files_pass(place: Path) -> None:
+    assert [one for one in check(find_results([place])) if one.severity == "error"] == []
+    text = "".join(path.read_text("utf-8") for path in place.rglob("*") if path.suffix in (".json", ".jsonl", ".md"))
+    for folder in ("/home/", "/root/", "/tmp/", "/work/"):
+        assert folder not in text, f"{place.name} names a folder of one machine"
