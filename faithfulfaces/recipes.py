@@ -100,15 +100,19 @@ def mini_base() -> Train:
 
 
 def mini() -> Train:
-    """The paper's two losses on the mini world's base; learns in minutes on two CPU cores."""
+    """The paper's two losses on the mini world's base, in an hour of one CPU core.
+
+    Pairs with the photograph and S in the modulation: both learn in fewer steps what S is good for (docs/experiments.md).
+    """
     return Train(
         name="mini",
-        steps=600,
+        steps=2200,
         aligner=Aligner(elements=512, dim=192, image_size=48, patch=8, depth=2, heads=4),
         base=Base(folder="models/mini", arch=MINI_ARCH, **_ONE_STEP),
-        lora=Lora(rank=16, alpha=16),
-        data=_MINI_DATA,
-        optim=Optim(lr=1e-3, warmup_steps=50, schedule="cosine"),
+        lora=Lora(rank=32, alpha=32),
+        data=dataclasses.replace(_MINI_DATA, pairs="reference"),
+        injection="modulation",
+        optim=Optim(lr=1e-3, warmup_steps=50, schedule="cosine", betas=(0.9, 0.99)),
         parallel=Parallel(activation_checkpointing=False, dtype="float32"),
         checkpoint=Checkpoint(every=100),
         log_every=20,
@@ -143,7 +147,7 @@ def recipe(name: str) -> Train:
     """A recipe by name, or `FILE.py:FUNCTION` of the user's own.
 
     Raises:
-        UserError: when there is none of that name, or it returns no `Train`.
+        UserError: when there is none of that name, it returns no `Train`, or a field of it cannot be.
     """
     if name in RECIPES:
         return RECIPES[name]()
@@ -154,8 +158,12 @@ def recipe(name: str) -> Train:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file", "give FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = getattr(module, function, lambda: None)()
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function, lambda: None)()
+    except (ValueError, TypeError) as error:
+        # what a field says of itself; any other error is the file's own and keeps its traceback
+        raise UserError(f"{name}: {error}", "mend that field in the recipe") from error
     if not isinstance(made, Train):
         raise UserError(f"{name} gives no faithfulfaces.config.Train", "let the function return one")
     return made
