@@ -77,6 +77,12 @@ class Card:
     memory: tuple[Memory, ...] = ()
     price: tuple[Price, ...] = ()
     """Of a commercial method; the first whose conditions hold counts."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """GiB of weights of each network as the settings load them, for methods whose networks can take turns on a GPU."""
+    preprocessing: str = ""
+    """What becomes of the reference photograph before the model sees it."""
+    dropped: str = ""
+    """Which frames of what the model makes are not in the video."""
     deviations: tuple[str, ...] = ()
     """Where the adapter differs from the authors' own code."""
     batch: int = 1
@@ -137,7 +143,10 @@ def with_variant(card: Card, variant: str) -> Card:
             return replace(card, name=name)
         has = f"its variants are: {', '.join(card.variants)}" if card.variants else "it has none"
         raise UserError(f"{card.name} has no variant {variant!r}{_nearest(variant, card.variants)}", has)
-    return replace(card, name=name, settings=_overridden(card, f"variant {variant}", card.variants[variant]))
+    values = card.variants[variant]
+    # another base has networks of other sizes
+    parts = {} if "base" in values else card.parts
+    return replace(card, name=name, parts=parts, settings=_overridden(card, f"variant {variant}", values))
 
 
 def for_suite(card: Card, suite: str) -> Card:
@@ -196,9 +205,9 @@ def card_gaps(card: Card) -> list[str]:
     wanted: dict[str, tuple[str, ...]] = {
         "control": ("deviations",),
         "tool": ("deviations",),
-        "open": ("paper", "repository", "commit", "weights", "memory"),
-        "reference": ("paper", "weights", "memory"),
-        "commercial": ("repository", "price", "deviations"),
+        "open": ("paper", "repository", "commit", "weights", "memory", "preprocessing", "dropped", "deviations"),
+        "reference": ("paper", "weights", "memory", "preprocessing", "dropped", "deviations"),
+        "commercial": ("repository", "price", "preprocessing", "dropped", "deviations"),
     }
     always = ("summary", "revision", "licence", "settings")
     gaps = [f"{key} is empty" for key in (*always, *wanted[card.kind]) if not getattr(card, key)]
@@ -219,6 +228,15 @@ def card_gaps(card: Card) -> list[str]:
     return gaps
 
 
+def in_short(card: Card) -> str:
+    """One line: what it is, of which kind, how large its videos are, and its licence up to the first comma or so."""
+    size = "size by the vendor" if card.kind == "commercial" else ""
+    if {"width", "height", "num_frames", "fps"} <= card.settings.keys():
+        size = "{width}x{height}, {num_frames} frames at {fps:g}/s".format(**card.settings)
+    facts = [card.kind, size, re.split("[,;:]", card.licence)[0]]
+    return f"{card.summary} ({'; '.join(fact for fact in facts if fact)})"
+
+
 def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
     typed = dict(data)
     typed["weights"] = tuple(Weight(**item) for item in data.get("weights", ()))
@@ -228,6 +246,10 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
     typed["variants"] = {key: dict(table) for key, table in data.get("variants", {}).items()}
     typed["suites"] = {key: dict(table) for key, table in data.get("suites", {}).items()}
     typed["settings"] = dict(data["settings"])
+    typed["parts"] = {key: float(value) for key, value in data.get("parts", {}).items()}
+    for key in ("preprocessing", "dropped"):
+        if not isinstance(typed.get(key, ""), str):
+            raise TypeError(f"{key} must be text, got {typed[key]!r}")
     for key, hint in (("batch", int), ("labels", bool), ("revision", str), ("summary", str), ("environment", str)):
         if key in typed and type(typed[key]) is not hint:
             raise TypeError(f"{key} must be {hint.__name__}, got {typed[key]!r}")

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ffbench import weights
+from ffbench import offload, weights
 from ffbench.errors import UserError
+from ffbench.methods import METHODS, card
 from ffbench.protocols import Protocol
 
 NEEDED_GIB = 2.0
 """Free disk below which a run is likely to end early."""
+_SMALLER = "fewer pixels or frames (--set width=..., --set num_frames=...), a smaller variant, or a larger GPU"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ def examine(protocol: Protocol, out: Path, device: str = "cpu") -> list[Check]:
     checks: list[Callable[[], list[Check]]] = [
         _packages,
         _gpu,
+        _offload,
         lambda: _onnx(device),
         lambda: _weights(protocol),
         lambda: _disk(out),
@@ -55,6 +58,39 @@ def _gpu() -> list[Check]:
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
         found.append(Check(f"gpu {index}", "ok", f"{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}"))
+    return found
+
+
+def _offload() -> list[Check]:
+    """How the networks of each method that may need it would go onto each GPU."""
+    import torch
+
+    cards = [card(name) for name in METHODS]
+    cards = [one for one in cards if one.parts]
+    try:
+        wished = offload.wish()
+    except UserError as error:
+        return [Check("offload", "problem", error.what, error.fix)]
+    if wished:
+        how = "in turns" if wished == "always" else "together"
+        return [Check("offload", "note", f"{offload.VARIABLE}={wished}: networks go onto a GPU {how}, whatever fits")]
+    if not torch.cuda.is_available():
+        together, turns = (sorted(fold(one.parts.values()) + offload.ROOM_GIB for one in cards) for fold in (sum, max))
+        detail = (
+            f"published sizes want a GPU of {together[0]:.0f} to {together[-1]:.0f} GiB, in turns {turns[0]:.0f} to"
+        )
+        return [Check("offload", "note", f"{detail} {turns[-1]:.0f}: ffbench show METHOD")]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+        levels: dict[str, list[str]] = {}
+        for one in cards:
+            levels.setdefault(offload.level(one.parts.values(), memory), []).append(one.name)
+        found += [
+            Check(f"gpu {index}", "note" if level == "too small" else "ok", f"{level}: {', '.join(names)}", fix)
+            for level, names in levels.items()
+            for fix in (_SMALLER if level == "too small" else "",)
+        ]
     return found
 
 

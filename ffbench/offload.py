@@ -6,7 +6,7 @@ Standard library only. It changes no video, so it is no setting and in no key.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from ffbench.errors import UserError
@@ -39,3 +39,10 @@ def level(weights_gib: Collection[float], gpu_gib: float) -> Level:
     if gpu_gib >= sum(weights_gib) + ROOM_GIB:
         return "together"
     return "turns" if gpu_gib >= max(weights_gib) + ROOM_GIB else "too small"
+
+
+def plan(parts_gib: Mapping[str, float]) -> str:
+    """One line for people: the networks' sizes, and from which memory they stay together or take turns."""
+    sizes = ", ".join(f"{name} {gib:g}" for name, gib in parts_gib.items())
+    together, turns = sum(parts_gib.values()) + ROOM_GIB, max(parts_gib.values()) + ROOM_GIB
+    return f"{sizes} GiB; with {ROOM_GIB:g} to work in together from {together:.0f} GiB, in turns from {turns:.0f}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffbench import offload
 from ffbench.errors import UserError
 from ffbench.extract.track import FaceTrack
 from ffbench.metrics.catalog import METRICS
@@ -220,17 +221,30 @@ def _method(name: str) -> Card | None:
 
 def _card(card: Card) -> str:
     lines = [f"{card.name} ({card.kind}, revision {card.revision}): {card.summary}"]
-    facts = {"paper": card.paper, "code": " ".join([card.repository, card.commit]).strip(), "licence": card.licence}
+    facts = {
+        "paper": card.paper,
+        "code": " ".join([card.repository, card.commit]).strip(),
+        "licence": card.licence,
+        "reference": card.preprocessing,
+        "dropped": card.dropped,
+    }
     for name, value in facts.items():
         lines += _field(name, [value] if value else [])
+    base = card.name.partition("@")[0]
     lines += _field("settings", [f"{name} = {value!r}" for name, value in card.settings.items()])
-    lines += _field("variants", [f"{base}@{v}: {dict(changes)}" for v, changes in card.variants.items()])
+    lines += _field("variants", [f"{base}@{v}: {_pairs(changes)}" for v, changes in card.variants.items()])
+    lines += _field("suites", [f"{suite}...: {_pairs(changes)}" for suite, changes in card.suites.items()])
     lines += _field("weights", [f"{w.name} {w.revision} sha256 {w.sha256} {w.licence}".rstrip() for w in card.weights])
     lines += _field("memory", [f"{m.gib:g} GiB: {m.configuration} ({m.source})" for m in card.memory])
+    lines += _field("offload", [offload.plan(card.parts)] if card.parts else [])
     lines += _field("price", [_price(price) for price in card.price])
     lines += _field("differs", list(card.deviations))
     runs_in = "this one" if card.environment == "embedded" else f"its own, Python {card.python}, {card.environment}"
     return "\n".join([*lines, *_field("environment", [runs_in])])
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r}" for name, value in values.items())
 
 
 def _price(price: Price) -> str:

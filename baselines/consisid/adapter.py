@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from baselines.wan.settings import Sampling, place
 from ffbench.contract import Output, Request, Runtime
-from ffbench.errors import UserError
 from ffbench.records import Scalar
 
 
@@ -21,11 +20,9 @@ class ConsisID:
         self._settings = settings
         # CogVideoX has no shift; its decoder makes 4 F frames, not 4 F - 3, of an even number F of latent frames
         self._sampling = Sampling.of({**settings, "shift": 1.0}).fit(temporal=8)
-        self._device = "cpu"
         self._pipe: Any = None
-        self._text: Any = None
+        self._prompts: Any = None
         self._faces: Any = None
-        self._prompts: dict[str, Any] = {}
         self._identities: dict[str, Any] = {}
 
     def load(self, runtime: Runtime) -> None:
@@ -40,27 +37,33 @@ class ConsisID:
 
         from baselines.consisid import faces
         from baselines.wan.loading import expect, load_part, named_class
+        from baselines.wan.memory import remember_posteriors
+        from baselines.wan.networks import fits
+        from baselines.wan.text import PromptMemory, load_text_encoder
 
-        self._device = runtime.device
-        folder = place(self._settings, "base", runtime)
+        device, folder = runtime.device, place(self._settings, "base", runtime)
         dtype = getattr(torch, self._sampling.dtype)
         expect(folder, "transformer", {"_class_name": "ConsisIDTransformer3DModel"})
         expect(folder, "vae", {"_class_name": "AutoencoderKLCogVideoX"})
-        self._faces = faces.open_faces(folder, runtime.device, dtype)
+        self._faces = faces.open_faces(folder, device, dtype)
         scheduler = named_class(folder, "scheduler").from_pretrained(folder / "scheduler", local_files_only=True)
-        networks = {part: load_part(folder, part, dtype).to(runtime.device) for part in ("vae", "transformer")}
+        networks = {part: load_part(folder, part, dtype) for part in ("vae", "transformer")}
+        remember_posteriors(networks["vae"])
         self._pipe = ConsisIDPipeline(tokenizer=None, text_encoder=None, scheduler=scheduler, **networks)
         self._pipe.set_progress_bar_config(disable=True)
-        encoder = load_part(folder, "text_encoder", dtype)
-        if not torch.equal(encoder.shared.weight, encoder.encoder.embed_tokens.weight):
-            raise UserError(
-                f"{folder / 'text_encoder'}: the input embedding is not the stored one",
-                "use transformers 4.49 or newer, but none of 5.0 to 5.2",
-            )
+        encoder = load_text_encoder(folder, dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        self._text = ConsisIDPipeline(
-            tokenizer=tokenizer, text_encoder=encoder, vae=None, transformer=None, scheduler=None
-        )
+        text = ConsisIDPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=None, transformer=None, scheduler=None)
+
+        def embed(prompt: str) -> Any:
+            """[1,226,4096] of T5, without an attention mask."""
+            return text.encode_prompt(prompt, do_classifier_free_guidance=False, device=device)[0]
+
+        self._prompts = PromptMemory(encoder, device, embed)
+        if fits(device, (*networks.values(), encoder)):
+            self._pipe.to(device)
+        else:
+            self._pipe.enable_model_cpu_offload(device=device)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One video a request, of the first reference.
@@ -79,10 +82,10 @@ class ConsisID:
         import torch
 
         sampling, guidance = self._sampling, float(self._settings["guidance"])
-        negative = self._embedding(sampling.negative_prompt) if guidance > 1 else None
+        negative = self._prompts(sampling.negative_prompt) if guidance > 1 else None
         video_FHWC = self._pipe(
             image=identity.image,
-            prompt_embeds=self._embedding(prompt),
+            prompt_embeds=self._prompts(prompt),
             negative_prompt_embeds=negative,
             height=sampling.height,
             width=sampling.width,
@@ -99,15 +102,3 @@ class ConsisID:
         if not np.isfinite(video_FHWC).all():
             raise FloatingPointError("the network made values that are not finite; try dtype bfloat16 or float32")
         return np.asarray((video_FHWC * 255).round(), np.uint8)
-
-    def _embedding(self, prompt: str) -> Any:
-        """[1,226,4096] of T5, without an attention mask; the encoder is on the device only while it runs."""
-        import torch
-
-        if prompt not in self._prompts:
-            self._text.text_encoder.to(self._device)
-            with torch.no_grad():
-                embedding, _ = self._text.encode_prompt(prompt, do_classifier_free_guidance=False, device=self._device)
-            self._text.text_encoder.to("cpu")
-            self._prompts[prompt] = embedding.cpu()
-        return self._prompts[prompt].to(self._device)

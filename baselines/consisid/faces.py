@@ -10,19 +10,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from baselines.faces.pinned import BISENET, SCRFD, check
 from ffbench.contract import RefusedError
 from ffbench.errors import UserError
 
 PACKAGES = ("insightface", "facexlib", "consisid_eva_clip")
-FILES = (
-    "EVA02_CLIP_L_336_psz14_s6B.pt",
-    "detection_Resnet50_Final.pth",
-    "parsing_bisenet.pth",
-    "parsing_parsenet.pth",
-    "models/antelopev2/glintr100.onnx",
-    "models/antelopev2/scrfd_10g_bnkps.onnx",
-)
-"""Below face_encoder/ of the model's folder. Without this check facexlib would download what is missing."""
+FILES = {
+    "EVA02_CLIP_L_336_psz14_s6B.pt": "84c3a17a228c567a155259b2245b0b59072bf7da510260a0a02ec54de6d50b05",
+    "detection_Resnet50_Final.pth": "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
+    "parsing_bisenet.pth": BISENET,
+    "parsing_parsenet.pth": "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+    "models/antelopev2/glintr100.onnx": "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
+    "models/antelopev2/scrfd_10g_bnkps.onnx": SCRFD,
+}
+"""Below face_encoder/ of the model's folder -> sha256. Upstream unpickles three of them, and facexlib would download
+what is missing."""
 
 
 class Identity(NamedTuple):
@@ -70,7 +72,7 @@ def open_faces(folder: Path, device: str, dtype: torch.dtype) -> FaceModels:
     """Load the networks of face_encoder/ in the model's folder.
 
     Raises:
-        UserError: a package or a file that is missing.
+        UserError: a package or a file that is missing, or a file that is not the published one.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -78,12 +80,10 @@ def open_faces(folder: Path, device: str, dtype: torch.dtype) -> FaceModels:
             f"consisid reads faces with {', '.join(PACKAGES)}; not installed: {', '.join(missing)}",
             f"pip install {' '.join(missing)}",
         )
-    absent = [name for name in FILES if not (folder / "face_encoder" / name).is_file()]
-    if absent:
-        raise UserError(
-            f"{folder / 'face_encoder'} lacks {absent[0]} and {len(absent) - 1} more",
-            "download face_encoder/ of BestWishYsh/ConsisID-preview whole",
-        )
+    check(
+        {folder / "face_encoder" / name: sha256 for name, sha256 in FILES.items()},
+        "download face_encoder/ of BestWishYsh/ConsisID-preview whole",
+    )
     from diffusers.pipelines.consisid.consisid_utils import prepare_face_models
 
     return FaceModels(prepare_face_models(str(folder), device, dtype), device, dtype)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.faces.pinned import SCRFD, check
 from ffbench.contract import Runtime
-from ffbench.errors import UserError
 
 FILE = "antelopev2/scrfd_10g_bnkps.onnx"
-SHA256 = "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"
 SIDE = 640
 """Longest side in px at which the detector looks."""
 
@@ -42,7 +40,7 @@ class Detector:
         return Face(boxes[index, :4], points[index])
 
 
-def open_detector(runtime: Runtime, file: str = FILE, sha256: str = SHA256) -> Detector:
+def open_detector(runtime: Runtime, file: str = FILE, sha256: str = SCRFD) -> Detector:
     """Load the detector from the weights folder.
 
     Args:
@@ -54,11 +52,7 @@ def open_detector(runtime: Runtime, file: str = FILE, sha256: str = SHA256) -> D
         UserError: the file is missing, or another one.
     """
     path = Path(runtime.weights_dir, file)
-    if not path.is_file():
-        raise UserError(f"the face detector {path} is not on this machine", "ffbench weights pull antelopev2")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise UserError(f"{path} has sha256 {found[:12]}, not {sha256[:12]}", "ffbench weights pull antelopev2")
+    check({path: sha256}, "ffbench weights pull antelopev2")
     from insightface.model_zoo import get_model
 
     on_gpu = runtime.device.startswith("cuda")

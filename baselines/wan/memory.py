@@ -1,4 +1,4 @@
-"""What diffusers' VACE pipeline encodes with every call, encoded once: prompts, and the references of a person."""
+"""What diffusers' pipelines encode with every call, encoded once: prompts, and the references of a person."""
 
 from __future__ import annotations
 
@@ -35,5 +35,18 @@ def remember(pipe: Any, prompts: PromptEncoder) -> None:
     pipe.prepare_video_latents, pipe.encode_prompt = prepare_video_latents, encode_prompt
 
 
-def _digest(picture: Tensor) -> str:
-    return hashlib.sha256(picture.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+def remember_posteriors(vae: Any) -> None:
+    """Let an autoencoder encode the same pictures once; for few and small ones, since all are kept on the device."""
+    encode, known = vae.encode, {}
+
+    def encode_once(pictures: Tensor, **options: Any) -> Any:
+        key = _digest(pictures)
+        if key not in known:
+            known[key] = encode(pictures, **options)
+        return known[key]
+
+    vae.encode = encode_once
+
+
+def _digest(pixels: Tensor) -> str:
+    return hashlib.sha256(pixels.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()

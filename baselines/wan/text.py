@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,47 @@ LENGTH = 512
 """Tokens of a Wan prompt; the transformer takes whatever is before the last 512 as tokens of an image."""
 
 
-class PromptEncoder:
-    """Tokenizer and UMT5 encoder, with a memory of what they have encoded."""
+class PromptMemory:
+    """Embeddings of prompts, each made once; the text encoder is on the device only while it runs.
 
-    def __init__(self, tokenizer: Any, encoder: nn.Module, device: str, length: int = LENGTH) -> None:
-        self.tokenizer, self.encoder, self.device, self.length = tokenizer, encoder, device, length
+    Args:
+        encoder: the network that `embed` runs.
+        device: a PyTorch device.
+        embed: prompt -> tensor on the device.
+    """
+
+    def __init__(self, encoder: nn.Module, device: str, embed: Callable[[str], Tensor]) -> None:
+        self.encoder, self.device, self._embed = encoder, device, embed
         self.runs = 0
         """How often the encoder has run."""
         self._known: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> Tensor:
-        """Embedding [1,length,D] on the device: rows of the prompt's tokens, then zeros (Wan passes no mask)."""
+        """The embedding of a prompt, on the device."""
         if prompt not in self._known:
-            tokens = self.tokenizer(
-                [clean(prompt)], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
-            )
-            mask = tokens.attention_mask.to(self.device)
             self.encoder.to(self.device)
-            hidden = self.encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
+            made = self._embed(prompt)
             self.encoder.to("cpu")
             self.runs += 1
-            self._known[prompt] = hidden.masked_fill(mask[..., None] == 0, 0).cpu()
+            self._known[prompt] = made.cpu()
         return self._known[prompt].to(self.device)
+
+
+class PromptEncoder(PromptMemory):
+    """Wan's: rows [1,length,D] of the prompt's tokens by UMT5, then zeros, since Wan passes no mask."""
+
+    def __init__(self, tokenizer: Any, encoder: nn.Module, device: str, length: int = LENGTH) -> None:
+        super().__init__(encoder, device, self._rows)
+        self.tokenizer, self.length = tokenizer, length
+
+    def _rows(self, prompt: str) -> Tensor:
+        tokens = self.tokenizer(
+            [clean(prompt)], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        )
+        mask = tokens.attention_mask.to(self.device)
+        hidden: Tensor = self.encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
+        return hidden.masked_fill(mask[..., None] == 0, 0)
 
 
 def clean(prompt: str) -> str:
@@ -59,6 +78,15 @@ def load_prompts(folder: Path, dtype: torch.dtype, device: str, length: int = LE
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'tokenizer'} cannot be loaded: {line(error)}", "download it again") from error
+    return PromptEncoder(tokenizer, load_text_encoder(folder, dtype), device, length)
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype) -> Any:
+    """T5 or UMT5 of a folder, on the CPU.
+
+    Raises:
+        UserError: as `load_part`, or an input embedding that is not the stored one.
+    """
     encoder = load_part(folder, "text_encoder", dtype)
     # transformers 5.0 to 5.2 leave it uninitialised: prompts become noise, and nothing else would tell
     shared = getattr(encoder, "shared", None)
@@ -67,4 +95,4 @@ def load_prompts(folder: Path, dtype: torch.dtype, device: str, length: int = LE
             f"{folder / 'text_encoder'}: the input embedding is not the stored one",
             "use transformers 4.49 or newer, but none of 5.0 to 5.2",
         )
-    return PromptEncoder(tokenizer, encoder, device, length)
+    return encoder

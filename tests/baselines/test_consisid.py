@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import sys
@@ -201,11 +202,14 @@ def test_face_picture_prompt_seed_and_guidance_each_change_the_video(
 def test_prompts_and_faces_are_read_once(folder: Path, photographs: dict[str, str], reader: PixelFaces) -> None:
     method = load(folder)
     runs = []
-    method._text.text_encoder.register_forward_hook(lambda *_: runs.append(1))
+    method._prompts.encoder.register_forward_hook(lambda *_: runs.append(1))
+    encoded: list[int] = []
+    method._pipe.vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
     wanted = [(name, prompt) for name in ("ann", "bob") for prompt in ("a person boxes", "a person dances")]
     for name, prompt in wanted * 2:
         frames(method, request(photographs, name, prompt))
     assert (len(runs), reader.reads) == (3, 2), "two prompts and the negative one; two people"
+    assert len(encoded) == 3, "two people's pictures; their points fall on the same pixels"
 
 
 def test_through_the_worker_a_reference_without_a_face_is_refused(
@@ -243,6 +247,34 @@ def test_what_is_wrong_names_its_setting(folder: Path, values: dict, match: str,
     assert len(str(caught.value).splitlines()) == 2 and next(iter(values)) in str(caught.value)
 
 
+def test_parts_that_do_not_fit_together_take_turns(
+    folder: Path, photographs: dict[str, str], reader: PixelFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = frames(load(folder), request(photographs, "ann"))[0]
+    monkeypatch.setenv("FFBENCH_OFFLOAD", "always")
+    apart = load(folder)
+    assert hasattr(apart._pipe.transformer, "_hf_hook")
+    assert np.array_equal(frames(apart, request(photographs, "ann"))[0], together)
+
+
+def test_an_input_embedding_that_is_not_the_stored_one_is_refused(
+    folder: Path, reader: PixelFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baselines.wan import text
+    from baselines.wan.loading import load_part
+
+    def untied(*args: object) -> object:
+        encoder = load_part(*args)  # type: ignore[arg-type]
+        # what transformers 5.0 to 5.2 leave behind
+        encoder.encoder.embed_tokens = torch.nn.Embedding(*encoder.shared.weight.shape)
+        return encoder
+
+    monkeypatch.setattr(text, "load_part", untied)
+    with pytest.raises(UserError, match="input embedding is not the stored one") as caught:
+        load(folder)
+    assert len(str(caught.value).splitlines()) == 2
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_another_model_is_refused(folder: Path, tmp_path: Path, part: str, reader: PixelFaces) -> None:
     import shutil
@@ -261,11 +293,44 @@ def test_missing_packages_and_files_are_named(tmp_path: Path, monkeypatch: pytes
         faces.open_faces(tmp_path, "cpu", torch.float32)
     assert "pip install" in caught.value.fix and len(str(caught.value).splitlines()) == 2
     monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
-    for name in faces.FILES[1:]:
+    first, *others = faces.FILES
+    for name in others:
         (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "face_encoder" / name).touch()
-    with pytest.raises(UserError, match=r"lacks EVA02_CLIP_L_336_psz14_s6B.pt and 0 more"):
+        (tmp_path / "face_encoder" / name).write_bytes(name.encode())
+    with pytest.raises(UserError, match=rf"{first} is not on this machine"):
         faces.open_faces(tmp_path, "cpu", torch.float32)
+
+
+def test_files_that_upstream_would_unpickle_are_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    upstream = types.ModuleType("consisid_utils")
+    upstream.prepare_face_models = lambda *_: opened.append("opened") or (None,) * 6  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
+    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
+    for name in faces.FILES:
+        (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "face_encoder" / name).write_bytes(name.encode())
+    true = {name: hashlib.sha256(name.encode()).hexdigest() for name in faces.FILES}
+    for changed in faces.FILES:
+        # each file in turn is not what it should be
+        monkeypatch.setattr(faces, "FILES", {**true, changed: "0" * 64})
+        with pytest.raises(UserError, match=rf"{changed} has sha256 {true[changed][:12]}, not 000") as caught:
+            faces.open_faces(tmp_path, "cpu", torch.float32)
+        assert len(str(caught.value).splitlines()) == 2
+    assert opened == []
+    monkeypatch.setattr(faces, "FILES", true)
+    faces.open_faces(tmp_path, "cpu", torch.float32)
+    assert opened == ["opened"]
+
+
+def test_the_card_names_the_hashes_that_are_checked() -> None:
+    named = {
+        weight.name.rpartition("face_encoder/")[2].partition(" ")[0]: weight.sha256
+        for weight in card("consisid").weights
+    }
+    assert {name: named.get(name) for name in faces.FILES} == dict(faces.FILES)
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_weights_of_another_base_are_refused(world: dict[str, Any], break_it: An
         ({"checkpoint": "absent.ckpt"}, "the checkpoint absent.ckpt is not on this machine"),
         ({"reference": "guess"}, "no reference 'guess'"),
         ({"num_frames": 6}, "num_frames = 6 is not 4 k"),
-        ({"reference": "face"}, "face detector .* is not on this machine"),
+        ({"reference": "face"}, "scrfd_10g_bnkps.onnx is not on this machine"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(world: dict[str, Any], values: dict[str, Any], match: str) -> None:
@@ -303,12 +303,16 @@ def test_background_becomes_white_and_nothing_else() -> None:
 
 def test_the_real_parser_loads_its_own_weights_alone(tmp_path: Path) -> None:
     bisenet = pytest.importorskip("facexlib.parsing.bisenet", exc_type=ImportError)
-    torch.save(bisenet.BiSeNet(num_class=19).state_dict(), tmp_path / "parsing.pth")
-    parser = faces.open_parser(tmp_path / "parsing.pth", "cpu")
+    true, other = tmp_path / "parsing.pth", tmp_path / "other.pth"
+    torch.save(bisenet.BiSeNet(num_class=19).state_dict(), true)
+    torch.save({"a": torch.ones(1)}, other)
+    hashes = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (true, other)}
+    parser = faces.open_parser(true, "cpu", hashes[true])
     assert faces.on_white(np.zeros((64, 64, 3), np.uint8), parser).shape == (64, 64, 3)
-    torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not fit BiSeNet"):
-        faces.open_parser(tmp_path / "other.pth", "cpu")
+        faces.open_parser(other, "cpu", hashes[other])
+    with pytest.raises(UserError, match="has sha256"):
+        faces.open_parser(true, "cpu")
 
 
 def test_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
