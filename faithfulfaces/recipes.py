@@ -100,13 +100,14 @@ def mini_base() -> Train:
 
 
 def mini() -> Train:
-    """The paper's two losses on the mini world's base, in an hour of one CPU core.
+    """The paper's two losses on the mini world's base, in half an hour of one CPU core.
 
-    Pairs with the photograph and S in the modulation: both learn in fewer steps what S is good for (docs/experiments.md).
+    Pairs with the photograph, and S in the modulation: in fewer steps both learn what S is good for
+    (docs/experiments.md).
     """
     return Train(
         name="mini",
-        steps=2200,
+        steps=1600,
         aligner=Aligner(elements=512, dim=192, image_size=48, patch=8, depth=2, heads=4),
         base=Base(folder="models/mini", arch=MINI_ARCH, **_ONE_STEP),
         lora=Lora(rank=32, alpha=32),
