@@ -4,7 +4,8 @@ Work is done in a cache folder of this machine; what comes to be there is upload
 
     generations.jsonl, scores.jsonl   append-only here; each piece that was added becomes an immutable object
                                       `generations.jsonl.parts/<time>-<sha256 of the piece>.jsonl`, so that several
-                                      machines may write at once and none touches another's records
+                                      machines may write at once and none touches another's records; those of a
+                                      shard become pieces of the run's
     every other file                  one object of the same name, replaced as a whole
     references/<sha256>.<ending>      the photographs of cases.jsonl, so that another machine can score
 
@@ -38,7 +39,8 @@ from ffbench.storage import Bucket, Stored, show_as, url_of
 PUSH_SECONDS = 10.0
 """Between two uploads while a command works: what a lost machine costs at most."""
 _THREADS = 8
-_RECORDS = re.compile(r"(.+/)?(generations|scores)[^/]*\.jsonl")
+_RECORDS = re.compile(r"(?P<run>.+/)?(?P<kind>generations|scores)(\.[^/]+)?\.jsonl")
+"""Of a run, or of a shard of it."""
 _PART = re.compile(r"(?P<file>.+)\.parts/\d{20}-(?P<digest>[0-9a-f]{16})\.jsonl")
 _LOCAL = ("logs", "__pycache__")
 """Folders that stay on this machine."""
@@ -60,6 +62,7 @@ class Mirror:
         """Record file -> bytes of it that are in the store."""
         self._files: dict[str, list[Any]] = known.get("files", {})
         """File -> size and time of change here, tag there, when both were last the same."""
+        self._marks: dict[str, set[bytes]] = {}
 
     def push(self) -> int:
         """Upload what is new; the number of objects.
@@ -69,19 +72,16 @@ class Mirror:
         """
         with self._lock:
             # ends first: a record that is in a piece was written after its video was in its place
-            tails = [tail for name in self._names() if _RECORDS.fullmatch(name) and (tail := self._tail(name))]
+            tails = [(name, *self._tail(name)) for name in self._names() if _RECORDS.fullmatch(name)]
             files = [name for name in self._names() if not _RECORDS.fullmatch(name) and self._changed(name)]
             try:
                 for group in _by_weight(files):
                     _all(self._put_file, group)
                 _all(self._put_photograph, self._photographs())
-                for name, data, end in tails:
-                    digest = hashlib.sha256(data).hexdigest()[:16]
-                    self._bucket.put_bytes(data, f"{name}.parts/{time.time_ns():020d}-{digest}.jsonl")
-                    self._offsets[name] = end
+                pieces = [self._put_piece(*tail) for tail in tails]
             finally:
                 self._remember()
-            return len(files) + len(tails)
+            return len(files) + sum(pieces)
 
     def pull(self, files: bool = True) -> None:
         """Bring the records here, and with `files` what they speak of. What is only here must be pushed before.
@@ -96,10 +96,14 @@ class Mirror:
                 if found := _PART.fullmatch(name):
                     parts.setdefault(_inside(found["file"]), []).append(name)
             for file, names in parts.items():
-                _all(self._get_part, [name for name in names if not self._kept(name).is_file()])
+                _all(self._get_piece, [name for name in names if not self._kept(name).is_file()])
                 data = b"".join(self._kept(name).read_bytes() for name in names)
                 write_atomic(self.folder / file, data)
                 self._offsets[file] = len(data)
+            # what shards wrote here is in the store, and so in the run's own file now
+            for name in [name for name in self._names() if _RECORDS.fullmatch(name) and name != _whole(name)]:
+                (self.folder / name).unlink()
+                self._offsets.pop(name, None)
             wanted = [name for name, there in stored.items() if self._wanted(name, there, files)]
             with bar("fetch", len(wanted), "object") if wanted else nullcontext() as shown:
                 for group in _by_weight(wanted):
@@ -120,19 +124,40 @@ class Mirror:
                 if not name.startswith(".") and not name.endswith(".lock"):
                     yield Path(base, name).relative_to(self.folder).as_posix()
 
-    def _tail(self, name: str) -> tuple[str, bytes, int] | None:
-        """Whole lines of a record file that are not in the store yet, and where they end."""
+    def _tail(self, name: str) -> tuple[list[bytes], int]:
+        """Whole lines of a record file that are new, and where they end."""
         offset = self._offsets.get(name, 0)
         with (self.folder / name).open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             if offset:
                 stream.seek(min(offset, size) - 1)
                 if offset > size or stream.read(1) != b"\n":
-                    offset = 0  # the file was edited: all of it is a piece again, equal keys count once
+                    offset = 0  # the file was edited: it is looked through from its begin
             stream.seek(offset)
             data = stream.read(size - offset)
-        data = data[: data.rfind(b"\n") + 1]
-        return (name, data, offset + len(data)) if data else None
+        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+        return lines, offset + sum(map(len, lines))
+
+    def _put_piece(self, name: str, lines: list[bytes], end: int) -> bool:
+        """Upload the lines that the store does not hold: a shard's come again when it is merged into its run."""
+        known = self._known(_whole(name)) if lines else set()
+        data = b"".join(line for line in lines if _mark(line) not in known)
+        if data:
+            digest = hashlib.sha256(data).hexdigest()[:16]
+            piece = f"{_whole(name)}.parts/{time.time_ns():020d}-{digest}.jsonl"
+            self._bucket.put_bytes(data, piece)
+            write_atomic(self._kept(piece), data)
+            known.update(map(_mark, lines))
+        self._offsets[name] = end
+        return bool(data)
+
+    def _known(self, file: str) -> set[bytes]:
+        """Marks of the lines of a record file that are in the store."""
+        if file not in self._marks:
+            kept = self._kept(f"{file}.parts")
+            pieces = sorted(kept.iterdir()) if kept.is_dir() else []
+            self._marks[file] = {_mark(line) for one in pieces for line in one.read_bytes().splitlines(keepends=True)}
+        return self._marks[file]
 
     def _changed(self, name: str) -> bool:
         path = self.folder / name
@@ -197,13 +222,14 @@ class Mirror:
     def _kept(self, part: str) -> Path:
         return self.folder / ".parts" / _inside(part)
 
-    def _get_part(self, name: str) -> None:
+    def _get_piece(self, name: str) -> None:
         data = self._bucket.read(name)
         found = _PART.fullmatch(name)
         assert found is not None
         if hashlib.sha256(data).hexdigest()[:16] != found["digest"]:
             raise UserError(f"{self._bucket.url}/{name} is damaged: its bytes do not fit its name", "remove the object")
         write_atomic(self._kept(name), data)
+        self._marks.pop(found["file"], None)
 
     def _wanted(self, name: str, there: Stored, files: bool) -> bool:
         if _PART.fullmatch(_inside(name)) or not _MADE_ANEW.isdisjoint(Path(name).parts):
@@ -300,10 +326,10 @@ def _push_often(mirror: Mirror, stop: threading.Event, seconds: float) -> None:
         try:
             mirror.push()
             told = False
-        except UserError as error:
+        except (UserError, OSError) as error:
             # the work goes on; the end of the command tries again and says so aloud
             if not told:
-                note(f"not uploaded yet: {error.what}")
+                note(f"not uploaded yet: {error.what if isinstance(error, UserError) else error}")
             told = True
 
 
@@ -336,6 +362,17 @@ def _each(work: Any, items: Iterable[Any]) -> Iterator[Any]:
 def _all(work: Any, items: Iterable[Any]) -> None:
     for _ in _each(work, items):
         pass
+
+
+def _whole(name: str) -> str:
+    """The record file of a run that a record file belongs to: that of a shard to the run's own."""
+    found = _RECORDS.fullmatch(name)
+    assert found is not None
+    return f"{found['run'] or ''}{found['kind']}.jsonl"
+
+
+def _mark(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=12).digest()
 
 
 def _inside(name: str) -> str:

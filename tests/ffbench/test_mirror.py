@@ -17,6 +17,7 @@ from ffbench import mirror, storage
 from ffbench.errors import UserError
 from ffbench.mirror import mirrored
 from ffbench.records import Case, Generation, Reference, from_json
+from ffbench.shard import Shard
 from ffbench.store import Run
 from tests.ffbench.s3server import Line, s3_server
 
@@ -306,6 +307,22 @@ def test_photographs_come_along(machine: Callable[..., None], bucket: Store, tmp
         assert found.read_bytes() == b"a picture"
         assert found.is_relative_to(out)
     assert bucket.read("runs/s@1/m/cases.jsonl") == before
+
+
+def test_shards_are_one_run_in_the_store_and_come_once(machine: Callable[..., None], bucket: Store) -> None:
+    for index in (1, 2):
+        machine(f"shard{index}")
+        with mirrored(bucket.url) as out:
+            make(Run(out / "s@1" / "m").sharded(Shard(index, 2)), index)
+    machine("shard1")
+    with mirrored(bucket.url) as out:
+        run = Run(out / "s@1" / "m")
+        assert sorted(one.seed for one in run.generations().values()) == [1, 2]
+        assert [path.name for path in run.root.glob("generations*")] == ["generations.jsonl"]
+        # the lines of a shard that come again, as when it is merged, are no news
+        part = run.root / "generations.20260101T000000-1-of-2.jsonl"
+        part.write_bytes((run.root / "generations.jsonl").read_bytes())
+    assert len(bucket.generations()) == 2
 
 
 def test_an_edited_record_file_is_uploaded_whole(machine: Callable[..., None], bucket: Store) -> None:
