@@ -28,29 +28,37 @@ from ffbench.errors import UserError
 class Learner(nn.Module):
     """Aligner and temperature, or a transformer; with both, also the prior that carries S into the transformer."""
 
-    def __init__(self, config: Train, transformer: nn.Module | None = None) -> None:
+    def __init__(self, config: Train, transformer: Any = None) -> None:
         super().__init__()
         self.config = config
         self.aligner = PoseSharedIdentityAligner(config.aligner) if config.aligner else None
         self.temperature = losses.Temperature() if config.aligner else None
-        self.transformer = transformer
+        # diffusers is not typed
+        self.transformer: Any = transformer
         self.prior: Prior | None = None
         if transformer is not None and config.aligner:
             width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
             self.prior = Prior(config.aligner.dim, width, config.injection)
 
     def align(self, crops: Tensor, euler: Tensor) -> Aligned:
-        """S and W of uint8 crops [B,3,H,W] and angles [B,3] in degrees; float32 whatever the base's dtype."""
+        """S and W of uint8 crops [B,3,H,W] and angles [B,3] in degrees; float32 whatever the base's dtype.
+
+        Raises:
+            ValueError: without an aligner.
+        """
+        if self.aligner is None:
+            raise ValueError("S needs an aligner (Train.aligner)")
         aligned: Aligned = self.aligner(pixels(crops), euler)
         return aligned
 
     def flow_loss(self, videos: Videos, blank: Tensor, noise: torch.Generator) -> Tensor:
         """L_FM of a micro-batch: the reference frame is noised and counted like the video's own frames."""
-        if self.transformer is None:
+        base = self.config.base
+        if base is None:
             raise ValueError("L_FM needs a base (Train.base)")
         clean = torch.cat([videos.reference, videos.latents], dim=2).float()
         uniform = torch.rand(len(clean), generator=noise, device=clean.device)
-        sigma = losses.shifted_sigmas(uniform, self.config.base.shift)
+        sigma = losses.shifted_sigmas(uniform, base.shift)
         drawn = torch.randn(clean.shape, generator=noise, device=clean.device)
         noisy, target = losses.noised(clean, drawn, sigma)
         text = videos.text
@@ -68,9 +76,9 @@ class Learner(nn.Module):
                 control_hidden_states=vace_context(videos.reference, blank).to(dtype),
                 return_dict=False,
             )
-        if self.config.base.prediction == "sample":
+        if base.prediction == "sample":
             target = clean
-        bell = self.config.base.weighting == "bell"
+        bell = base.weighting == "bell"
         weight = losses.flow_matching_weight(sigma) if bell else torch.ones_like(sigma)
         return losses.flow_matching_loss(prediction, target, weight)
 
@@ -91,7 +99,13 @@ class PairLoss(NamedTuple):
 
 
 def pair_loss(learner: Learner, pairs: Pairs, world: World) -> PairLoss:
-    """L_PIA over all processes' pairs: negatives are gathered with gradient, labels with them."""
+    """L_PIA over all processes' pairs: negatives are gathered with gradient, labels with them.
+
+    Raises:
+        ValueError: without an aligner.
+    """
+    if learner.temperature is None:
+        raise ValueError("L_PIA needs an aligner (Train.aligner)")
     first = learner.align(pairs.first, pairs.first_euler)
     second = learner.align(pairs.second, pairs.second_euler)
     terms = losses.alignment_loss(
@@ -111,8 +125,9 @@ def build(config: Train, world: World) -> Learner:
         UserError: when the base's files do not hold exactly the base's tensors.
     """
     torch.manual_seed(config.seed)
-    transformer = None if config.base is None else _base(config)
-    if transformer is not None:
+    transformer = None
+    if config.base is not None:
+        transformer = _base(config, config.base)
         blocks = [*transformer.vace_blocks, *transformer.blocks]
         if config.parallel.activation_checkpointing:
             parallel.checkpoint_activations(blocks)
@@ -131,7 +146,8 @@ def build(config: Train, world: World) -> Learner:
     for part in (learner.aligner, learner.temperature, learner.prior):
         if part is not None:
             part.to(world.device)
-            parallel.shard(part, getattr(part, "blocks", ()), world)
+            blocks = list(part.blocks) if isinstance(part, PoseSharedIdentityAligner) else []
+            parallel.shard(part, blocks, world)
     return learner
 
 
@@ -150,7 +166,7 @@ def base_folder(base: Base) -> Path:
     )
 
 
-def bare_transformer(config: Train, arch: Mapping[str, Any]) -> nn.Module:
+def bare_transformer(config: Train, arch: Mapping[str, Any]) -> Any:
     """A base on the current device: with adapters, those in float32 and the frozen part in the compute dtype."""
     from diffusers import WanVACETransformer3DModel
 
@@ -170,17 +186,17 @@ def bare_transformer(config: Train, arch: Mapping[str, Any]) -> nn.Module:
     return transformer.train()
 
 
-def _base(config: Train) -> nn.Module:
-    if not config.base.folder:
-        return bare_transformer(config, config.base.arch)
+def _base(config: Train, base: Base) -> Any:
+    if not base.folder:
+        return bare_transformer(config, base.arch)
     from diffusers import WanVACETransformer3DModel
 
-    arch = WanVACETransformer3DModel.load_config(str(base_folder(config.base)))
+    arch = WanVACETransformer3DModel.load_config(str(base_folder(base)))
     with torch.device("meta"):
         return bare_transformer(config, arch)
 
 
-def _materialise(transformer: nn.Module, world: World) -> None:
+def _materialise(transformer: Any, world: World) -> None:
     transformer.to_empty(device=world.device)
     # the rotary tables are buffers that no file holds
     c = transformer.config

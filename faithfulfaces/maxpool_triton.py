@@ -18,8 +18,8 @@ UPCAST = os.environ.get("TRITON_INTERPRET") == "1"
 """The interpreter's dot product misreads bfloat16 operands (triton of torch 2.15): there they are widened first."""
 
 
-@triton.jit
-def _kernel(
+@triton.jit  # type: ignore[untyped-decorator]  # triton is not typed
+def _kernel(  # type: ignore[no-untyped-def]  # pointers and numbers of the device
     tokens, dictionary, values, winners, L, C, D,
     BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip

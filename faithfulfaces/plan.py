@@ -44,7 +44,8 @@ class Memory:
     @property
     def total(self) -> float:
         """Sum of the parts."""
-        return sum(v for k, v in dataclasses.asdict(self).items() if k != "gpus")
+        parts = (self.frozen, self.trainable, self.gradients, self.optimizer, self.gathered, self.activations)
+        return sum(parts)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _places(trainable: dict[str, nn.Parameter]) -> dict[str, tuple[int, int]]:
 
 
 def _accumulation(config: Train, gpus: int) -> int | str:
-    if config.data.pair_batch % gpus:
+    if config.aligner is not None and config.data.pair_batch % gpus:
         return f"Data.pair_batch {config.data.pair_batch} is no multiple of {gpus}"
     try:
         return 1 if config.base is None else accumulation(config.data, gpus)
@@ -148,24 +149,23 @@ def _memory(config: Train, learner: Learner, work: VideoWork, gpus: int) -> Memo
 
 
 def _activations(config: Train, learner: Learner, work: VideoWork, gpus: int) -> float:
-    aligner = config.aligner
-    # tokens, and winners (int64) with weights of each crop; both halves of the pairs
-    crops = 2 * config.data.pair_batch / gpus
-    pairs = crops * (aligner.num_tokens * aligner.dim * 4 * (2 + 12 * aligner.depth) + aligner.elements * 12)
+    aligner, pairs = config.aligner, 0.0
+    if aligner is not None:
+        # tokens, and winners (int64) with weights of each crop; both halves of the pairs
+        crops = 2 * config.data.pair_batch / gpus
+        pairs = crops * (aligner.num_tokens * aligner.dim * 4 * (2 + 12 * aligner.depth) + aligner.elements * 12)
     if learner.transformer is None:
         return pairs
     arch, rows = learner.transformer.config, work.tokens * config.data.video_micro_batch
-    width, main, vace = learner.prior.projection.out_features, len(learner.transformer.blocks), 2
-    vace *= len(learner.transformer.vace_blocks)
-    if config.injection == "modulation":
-        width //= 6
+    width = arch.num_attention_heads * arch.attention_head_dim
+    main, vace = len(learner.transformer.blocks), 2 * len(learner.transformer.vace_blocks)
     size = 2 if config.parallel.dtype == "bfloat16" else 4
     # inside a block: about 16 tensors of its width in the compute type, 8 in float32 (norms, adapters' inputs), two FFN
     inside = rows * (16 * width * size + 8 * width * 4 + 2 * arch.ffn_dim * size)
     kept = rows * width * size * (main + vace)
     videos = kept + inside if config.parallel.activation_checkpointing else inside * (main + vace // 2)
     # the two losses go backward one after the other
-    return max(pairs, videos)
+    return float(max(pairs, videos))
 
 
 def render(made: Plan) -> str:

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,7 +46,7 @@ CRITERION = "probe_facesim_missing_as_zero"
 @torch.no_grad()
 def representations(learner: Learner, crops: Sequence[Crop]) -> torch.Tensor:
     """S [N,D] of crops, unit length, on the learner's device."""
-    device = learner.temperature.log_scale.device
+    device = next(learner.parameters()).device
     parts = []
     for start in range(0, len(crops), BATCH):
         rgb, euler = stack(crops[start : start + BATCH])
@@ -212,7 +212,7 @@ def sampled(learner: Learner, cases: Cases, index: int, probe: Probe, scheduler:
     dtype = getattr(torch, config.parallel.dtype)
     control = vace_context(reference, blank).to(dtype)
     texts = [_padded(text, config.data.text_tokens).to(device, dtype) for text in (case.cached.text, cases.negative)]
-    prior = nullcontext()
+    prior: AbstractContextManager[None] = nullcontext()
     if learner.prior is not None:
         rgb, euler = stack([case.crop])
         prior = learner.prior.attached(transformer, learner.align(rgb.to(device), euler.to(device)).s_BD)

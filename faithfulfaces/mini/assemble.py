@@ -18,7 +18,7 @@ INDEX = {
 }
 SHIFT = 2.0
 """Of the sampler's noise levels, as in training."""
-SAMPLING = {
+SAMPLING: dict[str, int | float | str | bool] = {
     "width": 64, "height": 64, "num_frames": 9, "steps": 1, "guidance": 1.0, "flow_shift": SHIFT, "text_tokens": 48,
     "negative_prompt": "",
 }  # fmt: skip

@@ -7,7 +7,7 @@ h = H / 8, w = W / 8.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -39,6 +39,16 @@ class Encoded(NamedTuple):
     latent_dist: Posterior
 
 
+class _Part(nn.Module):
+    """The linear maps of one kind of patch, `values` numbers each."""
+
+    def __init__(self, values: int, z_dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(values))
+        self.encoder = nn.Parameter(torch.zeros(z_dim, values))
+        self.decoder = nn.Parameter(torch.zeros(values, z_dim, 3, 3))
+
+
 class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Encoder and decoder of 8 x 8 pixel patches; `fit` makes one.
 
@@ -49,18 +59,19 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     config_name = "config.json"
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers is not typed
     def __init__(
         self, z_dim: int = 48, latents_mean: list[float] | None = None, latents_std: list[float] | None = None
     ):
         super().__init__()
         self.temperal_downsample = [False, False, True]
-        for name, values in (("first", 3 * PATCH**2), ("pair", 3 * PATCH**2 * PAIR)):
-            part = nn.Module()
-            part.mean = nn.Parameter(torch.zeros(values))
-            part.encoder = nn.Parameter(torch.zeros(z_dim, values))
-            part.decoder = nn.Parameter(torch.zeros(values, z_dim, 3, 3))
-            self.add_module(name, part)
+        self.first, self.pair = _Part(3 * PATCH**2, z_dim), _Part(3 * PATCH**2 * PAIR, z_dim)
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[True] = True) -> Encoded: ...
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[False]) -> tuple[Posterior]: ...
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Encoded | tuple[Posterior]:
         """Latents of videos [B,3,T,H,W] in -1..1, T odd, H and W multiples of 8."""
@@ -97,10 +108,11 @@ def fit(videos: Tensor, z_dim: int = 48, ridge: float = 1e-3) -> PatchCodec:
     x = videos.permute(0, 4, 1, 2, 3)
     for part, piece in ((codec.first, x[:, :, :1]), (codec.pair, x[:, :, 1:])):
         _fit_part(part, piece, ridge)
-    return codec.eval().requires_grad_(False)
+    codec.eval().requires_grad_(False)
+    return codec
 
 
-def _fit_part(part: nn.Module, x: Tensor, ridge: float) -> None:
+def _fit_part(part: _Part, x: Tensor, ridge: float) -> None:
     z_dim, values = part.encoder.shape
     total, outer, count = torch.zeros(values).double(), torch.zeros(values, values).double(), 0
     for chunk in x.split(64):

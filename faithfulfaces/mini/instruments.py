@@ -88,6 +88,7 @@ class Margin(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(people, dim) * 0.05)
         self.curricular, self.margin, self.scale = curricular, margin, scale
+        self.t: Tensor
         self.register_buffer("t", torch.zeros(()))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def make_tokenizer(words: Sequence[str]) -> Any:
     )  # fmt: skip
 
 
-def make_encoder(size: int, width: int = 128) -> nn.Module:
+def make_encoder(size: int, width: int = 128) -> Any:
     """An untrained UMT5 encoder of two layers."""
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -87,11 +87,10 @@ def make_encoder(size: int, width: int = 128) -> nn.Module:
         relative_attention_num_buckets=16, relative_attention_max_distance=48, dropout_rate=0.0,
         pad_token_id=0, eos_token_id=1, tie_word_embeddings=True,
     )  # fmt: skip
-    encoder: nn.Module = UMT5EncoderModel(config)
-    return encoder
+    return UMT5EncoderModel(config)
 
 
-def train_encoder(tokenizer: Any, encoder: nn.Module, steps: int, seed: int = 0, batch: int = 96) -> list[float]:
+def train_encoder(tokenizer: Any, encoder: Any, steps: int, seed: int = 0, batch: int = 96) -> list[float]:
     """Train the encoder to tell what captions say from the mean of its outputs; returns the losses."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([29, seed])

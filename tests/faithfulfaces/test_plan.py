@@ -14,7 +14,7 @@ from faithfulfaces.cli import app
 from faithfulfaces.config import Base, Data, Lora
 from faithfulfaces.flops import num_tokens, utilisation, video_work
 from faithfulfaces.learner import bare_transformer
-from faithfulfaces.plan import plan
+from faithfulfaces.plan import plan, render
 
 
 def test_the_14b_plan() -> None:
@@ -51,6 +51,16 @@ def test_memory_by_part_is_bytes_over_gpus() -> None:
     assert one.total == pytest.approx(
         one.frozen + one.trainable + one.gradients + one.optimizer + one.gathered + one.activations
     )
+
+
+def test_a_base_alone_has_a_plan_of_its_own() -> None:
+    made = plan(recipes.mini_base())
+    assert made.frozen == 0 and made.places.keys() == {"transformer"}
+    # no pairs: what they would not divide by is no reason against a number of GPUs
+    assert made.accumulation[1] == 1
+    assert "Data.video_batch 16" in str(made.accumulation[8])
+    assert made.memory[0].activations > 0
+    assert "plan of mini_base" in render(made)
 
 
 def test_operations_are_torch_s_own_count() -> None:
