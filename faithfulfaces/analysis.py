@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner, pixels
 from faithfulfaces.data import Clips, Crop, stack
-from faithfulfaces.dictionary import TOP, Dependence, GroupActivations, activations, dependence, pose_groups, shares
+from faithfulfaces.dictionary import (
+    TOP,
+    Dependence,
+    GroupActivations,
+    activations,
+    dependence,
+    pose_groups,
+    set_dependence,
+    shares,
+)
 from faithfulfaces.pipeline import without_euler
 from faithfulfaces.tsne import silhouette, squared_distances, tsne
 from ffbench.errors import UserError
@@ -96,6 +105,8 @@ class DictionaryReport:
     """Faces of no pose group: between the thresholds, or turned about two axes."""
     groups: list[GroupActivations]
     winner_and_pose: Dependence
+    top_and_pose: Dependence
+    """The same of the `TOP` strongest, bits summed over elements."""
     columns: list[int]
     """Elements of the picture: the `SHOWN` most particular ones of each group that has faces, group by group."""
     table: dict[str, list[float]]
@@ -114,6 +125,7 @@ def look_at_dictionary(faces: Faces, elements: int, permutations: int = 999, see
         int((groups_N < 0).sum()),
         groups,
         dependence(faces.top_NK[:, 0], groups_N, faces.people, permutations, seed),
+        set_dependence(faces.top_NK, groups_N, faces.people, permutations, seed),
         columns,
         {group.group: shares_GC[i, columns].tolist() for i, group in enumerate(groups) if group.faces},
     )

@@ -44,13 +44,16 @@ def _told(found: Analysis) -> str:
         )
         words = f"   most activated {often}   most particular {apart or '-'}" if group.faces else ""
         lines.append(f"{group.group:8} {group.faces:6} faces{words}")
-    pose = found.dictionary.winner_and_pose
-    lines.append(
-        f"strongest element and pose group: {pose.bits:.3f} bits over {pose.faces} faces of {pose.people} people; "
-        f"shuffled within people {pose.shuffled_mean:.3f}, 95% below {pose.shuffled_q95:.3f}; p = {pose.p:.3g}"
-        if not pose.reason
-        else f"strongest element and pose group: not measured, {pose.reason}"
-    )
+    for what, pose in (
+        ("strongest element", found.dictionary.winner_and_pose),
+        ("ten strongest elements", found.dictionary.top_and_pose),
+    ):
+        lines.append(
+            f"{what} and pose group: {pose.bits:.3f} bits over {pose.faces} faces of {pose.people} people; "
+            f"shuffled within people {pose.shuffled_mean:.3f}, 95% below {pose.shuffled_q95:.3f}; p = {pose.p:.3g}"
+            if not pose.reason
+            else f"{what} and pose group: not measured, {pose.reason}"
+        )
     for one in found.identities:
         count = len({point.identity for point in one.points})
         lines.append(

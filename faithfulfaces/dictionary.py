@@ -6,6 +6,7 @@ Shapes: N faces, K strongest elements kept of each, G = 5 pose groups, P permuta
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +117,7 @@ def activations(shares_GC: Doubles, groups_N: Integers, people_N: Integers) -> l
 
 @dataclass(frozen=True)
 class Dependence:
-    """How much the strongest element of a face says about its pose group."""
+    """How much the strongest elements of a face say about its pose group."""
 
     faces: int
     people: int
@@ -143,9 +144,6 @@ def dependence(
 ) -> Dependence:
     """Mutual information of winning element and pose group, against poses shuffled within each person.
 
-    Faces of one person share elements whatever the pose; a shuffle over all faces would break that too and make any
-    dictionary look pose-aware.
-
     Args:
         winners_N: [N] strongest element of each face.
         groups_N: [N] of `pose_groups`; faces of no group are left out.
@@ -153,24 +151,66 @@ def dependence(
         permutations: P.
         seed: of the shuffles.
     """
-    kept_N = groups_N >= 0
-    groups_N, people_N = groups_N[kept_N], people_N[kept_N]
-    faces, people = len(groups_N), len(np.unique(people_N))
-    order = np.argsort(people_N, kind="stable")
+    winners_N = np.unique(winners_N, return_inverse=True)[1]
+    return _against_shuffles(
+        lambda rows, groups: mutual_information(winners_N[rows], groups), groups_N, people_N, permutations, seed
+    )
+
+
+def set_dependence(
+    top_NK: Integers, groups_N: Integers, people_N: Integers, permutations: int = 999, seed: int = 0
+) -> Dependence:
+    """As `dependence`, of all K strongest elements: what each element's being among them says of the pose, summed.
+
+    The strongest element alone may be one that everybody has; Fig. 7 counts the ten strongest.
+
+    Args:
+        top_NK: [N,K] strongest elements of each face, each once.
+        groups_N: [N] of `pose_groups`; faces of no group are left out.
+        people_N: [N] number of each face's person.
+        permutations: P.
+        seed: of the shuffles.
+    """
+    active_NC = np.zeros((len(top_NK), int(top_NK.max(initial=0)) + 1))
+    np.put_along_axis(active_NC, top_NK, 1.0, axis=1)
+
+    def bits(rows: Integers, groups: Integers) -> float:
+        of_G = np.bincount(groups, minlength=len(GROUPS))
+        active_GC = (groups == np.arange(len(GROUPS))[:, None]) @ active_NC[rows]
+        joint_2GC = np.stack([active_GC, of_G[:, None] - active_GC])
+        entropies = (
+            _entropies(joint_2GC.sum(1)) + _entropy(of_G) - _entropies(joint_2GC.reshape(-1, active_GC.shape[1]))
+        )
+        return float(entropies.sum())
+
+    return _against_shuffles(bits, groups_N, people_N, permutations, seed)
+
+
+def _against_shuffles(
+    measure: Callable[[Integers, Integers], float],
+    groups_N: Integers,
+    people_N: Integers,
+    permutations: int,
+    seed: int,
+) -> Dependence:
+    """What `measure` says of some rows and their pose groups, against groups shuffled within each person.
+
+    Faces of one person share elements whatever the pose; a shuffle over all faces would break that too and make any
+    dictionary look pose-aware.
+    """
+    rows = np.flatnonzero(groups_N >= 0)
     # sorted by person once: a shuffle within persons is then a sort by (person, random number)
-    groups_N, people_N = groups_N[order], people_N[order]
-    winners_N = np.unique(winners_N[kept_N][order], return_inverse=True)[1]
+    rows = rows[np.argsort(people_N[rows], kind="stable")]
+    groups_N, people_N = groups_N[rows], people_N[rows]
+    faces, people = len(rows), len(np.unique(people_N))
     same_person = people_N[1:] == people_N[:-1]
     if not (same_person & (groups_N[1:] != groups_N[:-1])).any():
         why = "nobody has faces of two pose groups"
         return Dependence(faces, people, math.nan, math.nan, math.nan, math.nan, 0, why)
-    bits = mutual_information(winners_N, groups_N)
+    bits = measure(rows, groups_N)
     rng = np.random.default_rng(seed)
     shuffled = np.array(
-        [
-            mutual_information(winners_N, groups_N[np.lexsort((rng.random(faces), people_N))])
-            for _ in range(permutations)
-        ]
+        [measure(rows, groups_N[np.lexsort((rng.random(faces), people_N))]) for _ in range(permutations)]
     )
     # the tolerance: equal tables summed in another order differ in the last bits
     p = (1 + int((shuffled >= bits - 1e-9).sum())) / (1 + permutations)
@@ -180,3 +220,10 @@ def dependence(
 def _entropy(counts: Integers) -> float:
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log2(share)).sum())
+
+
+def _entropies(counts: Doubles) -> Doubles:
+    """[C] bits of each column."""
+    share = counts / counts.sum(0)
+    bits: Doubles = -(share * np.log2(share, out=np.zeros_like(share), where=share > 0)).sum(0)
+    return bits

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
+from faithfulfaces.aligner import PoseSharedIdentityAligner
+from faithfulfaces.analysis import encode
+from faithfulfaces.data import Crop
+from faithfulfaces.dictionary import dependence, pose_groups, set_dependence
+from faithfulfaces.faces import resized
 from faithfulfaces.mini.codec import PatchCodec
+from faithfulfaces.mini.dataset import crop_of
 from faithfulfaces.mini.footage import Footage
 from faithfulfaces.mini.instruments import aligned, attributes, boxed
 from ffbench.extract.loading import load_strict
@@ -39,6 +45,47 @@ def verification(net: Trunk, footage: Footage) -> dict[str, float]:
         "people": len(set(rows.tolist())), "crops": len(crops), "auc": auc(right, wrong),
         "same": float(right.mean()), "different": float(wrong.mean()),
     }  # fmt: skip
+
+
+def face_crops(footage: Footage, size: int) -> tuple[list[Crop], NDArray[np.int64]]:
+    """Crops of every frame that shows its face, as the aligner reads them, and [n] the row of each one's person."""
+    places = [(int(i), int(t)) for i, t in zip(*np.nonzero(footage.shown), strict=True)]
+    crops = [
+        Crop(resized(crop_of(footage.pixels[i, t], footage.box[i, t]), size), footage.angles[i, t]) for i, t in places
+    ]
+    return crops, np.array([i for i, _ in places], np.int64)
+
+
+def across_poses(aligner: PoseSharedIdentityAligner, footage: Footage, permutations: int = 999) -> dict[str, float]:
+    """Is a person found again in another pose, and do dictionary elements answer to pose?
+
+    The gallery is the most frontal frame of each person, by the sum of absolute angles; every other frame of loose
+    footage (another clip, light and place) asks for its nearest by the cosine of S. Bits are those of
+    `faithfulfaces.dictionary`, of the strongest element and of the ten strongest, with poses shuffled within people as
+    the control.
+    """
+    crops, rows = face_crops(footage, aligner.config.image_size)
+    s_ND, top_NK = encode(aligner, crops)
+    euler_N3 = np.stack([crop.euler for crop in crops])
+    people = np.unique(rows)
+    straight = np.abs(euler_N3).sum(1)
+    gallery = np.array([min(np.flatnonzero(rows == person), key=straight.__getitem__) for person in people])
+    asked = np.setdiff1d(np.arange(len(rows)), gallery)
+    right = people[(s_ND[asked] @ s_ND[gallery].T).argmax(1)] == rows[asked]
+    yaw = np.abs(euler_N3[asked, 1])
+    found = {"people": len(people), "queries": len(asked), "rank1": float(right.mean()), "chance": 1 / len(people)}
+    for low, high in YAW_BINS:
+        inside = (yaw >= low) & (yaw < high)
+        found |= {f"queries {low}-{high}": int(inside.sum())}
+        found |= {f"rank1 {low}-{high}": float(right[inside].mean()) if inside.any() else float("nan")}
+    groups_N = pose_groups(euler_N3)
+    for name, measured in (
+        ("winner", dependence(top_NK[:, 0], groups_N, rows, permutations)),
+        ("top ten", set_dependence(top_NK, groups_N, rows, permutations)),
+    ):
+        found |= {f"{name} bits": measured.bits, f"{name} bits shuffled": measured.shuffled_mean}
+        found |= {f"{name} p": measured.p}
+    return found | {"winners": len(np.unique(top_NK[:, 0]))}
 
 
 @torch.inference_mode()

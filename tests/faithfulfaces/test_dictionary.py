@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from faithfulfaces.dictionary import GROUPS, activations, dependence, mutual_information, pose_groups, shares
+from faithfulfaces.dictionary import (
+    GROUPS,
+    activations,
+    dependence,
+    mutual_information,
+    pose_groups,
+    set_dependence,
+    shares,
+)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +147,24 @@ def test_winners_that_follow_the_person_alone_are_no_evidence_of_pose() -> None:
     assert found.bits > 1
     assert found.shuffled_mean == pytest.approx(found.bits)
     assert found.p == 1.0
+
+
+def test_a_common_winner_hides_what_the_ten_strongest_know() -> None:
+    groups, people = np.tile(np.arange(5), 40), np.repeat(np.arange(40), 5)
+    rng = np.random.default_rng(0)
+    # the strongest is everybody's; the second follows the pose; the others are anybody's
+    top = np.stack([np.concatenate([[0], [1 + g], 6 + rng.permutation(30)[:8]]) for g in groups])
+    assert dependence(top[:, 0], groups, people, permutations=19).bits == pytest.approx(0, abs=1e-12)
+    found = set_dependence(top, groups, people, permutations=199)
+    assert found.p == pytest.approx(1 / 200)
+    metrics = pytest.importorskip("sklearn.metrics")
+    active = [(top == element).any(1) for element in range(36)]
+    assert found.bits == pytest.approx(sum(metrics.mutual_info_score(a, groups) for a in active) / np.log(2), abs=1e-9)
+    assert set_dependence(top[:, 2:], groups, people, permutations=199).p > 0.02
+    # a face of no group does not count, wherever its row stands
+    with_others = np.concatenate([np.zeros((3, 10), int), top])
+    again = set_dependence(with_others, np.r_[-1, -1, -1, groups], np.r_[7, 7, 7, people], permutations=19)
+    assert (again.bits, again.faces) == (pytest.approx(found.bits), 200)
 
 
 def test_p_values_of_unrelated_winners_are_spread_evenly() -> None:
