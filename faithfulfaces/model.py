@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -57,8 +58,8 @@ class Parts(NamedTuple):
     lora: LoraWeights | None
 
 
-def save_model(folder: Path, config: ModelConfig, parts: Parts) -> None:
-    """Write the four files; that of a part that was not trained is left out."""
+def save_model(folder: Path, config: ModelConfig, parts: Parts, dtype: torch.dtype = torch.float32) -> None:
+    """Write the four files, tensors rounded to `dtype`; that of a part that was not trained is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **asdict(config)}, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", "utf-8")
@@ -66,7 +67,7 @@ def save_model(folder: Path, config: ModelConfig, parts: Parts) -> None:
         (folder / name).unlink(missing_ok=True)
     nets = {"aligner": parts.aligner, "prior": parts.prior}
     tensors = {
-        f"{name}.{key}": tensor.detach().cpu().float().contiguous()
+        f"{name}.{key}": tensor.detach().cpu().to(dtype).contiguous()
         for name, net in nets.items()
         if net is not None
         for key, tensor in net.state_dict().items()
@@ -74,7 +75,8 @@ def save_model(folder: Path, config: ModelConfig, parts: Parts) -> None:
     if tensors:
         save_file(tensors, folder / WEIGHTS)
     if parts.lora is not None:
-        save_lora(folder / LORA, parts.lora)
+        rounded = {name: tensor.to(dtype) for name, tensor in parts.lora.tensors.items()}
+        save_lora(folder / LORA, parts.lora._replace(tensors=rounded))
     (folder / CARD).write_text(_model_card(config, parts), "utf-8")
 
 

@@ -157,9 +157,8 @@ class Build:
         shutil.rmtree(ready, ignore_errors=True)
         shutil.copytree(self.out / "base_folder", ready / "base")
         config, parts = load_model(self.out / "faithful" / train.MODEL)
-        save_model(
-            ready / "checkpoint", dataclasses.replace(config, base="mini", faces=MINI_FACES, sampling=SAMPLING), parts
-        )
+        ours = dataclasses.replace(config, base="mini", faces=MINI_FACES, sampling=SAMPLING)
+        save_model(ready / "checkpoint", ours, parts, torch.float16)
         for path in (self.out / "instruments").glob("*.safetensors"):
             shutil.copy(path, ready / path.name)
         loose = [Footage.load(self._block("test", block)) for block in range(self.sizes.test_blocks)]
