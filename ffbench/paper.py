@@ -51,7 +51,7 @@ def write_table(made: Made, intervals: bool, with_published: bool, folder: Path)
     known[made.name] = Layout(made.heads, made.lines, rows, made.base, made.notes, intervals, with_published)
     written = {name: json.loads(to_json(layout)) for name, layout in sorted(known.items())}
     write_atomic(place / INDEX, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
-    files = {name: text for name, text in form_tables(place).items() if name.startswith(f"{made.name}.")}
+    files = form_tables(place, {made.name: known[made.name]})
     for name, text in files.items():
         write_atomic(place / name, text.encode())
     return [place / name for name in files]
@@ -73,14 +73,18 @@ def read_layouts(place: Path) -> dict[str, Layout]:
         raise UserError(f"{path}: {error}", "write it anew: ffbench ablate TABLE --results FOLDER") from error
 
 
-def form_tables(place: Path) -> dict[str, str]:
-    """Every table of a folder `<suite>@<version>` by file name, formed anew; the same records give the same bytes.
+def form_tables(place: Path, layouts: Mapping[str, Layout] | None = None) -> dict[str, str]:
+    """Tables of a folder `<suite>@<version>` by file name, formed anew; the same records give the same bytes.
+
+    Args:
+        place: the folder.
+        layouts: which tables; by default those of its index.
 
     Raises:
         UserError: where a file is missing or damaged.
     """
     files = {}
-    for name, layout in read_layouts(place).items():
+    for name, layout in (read_layouts(place) if layouts is None else layouts).items():
         lines = []
         for label, places in layout.rows.items():
             rows = {seed: read_row(place / path) for seed, path in places}

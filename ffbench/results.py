@@ -137,16 +137,12 @@ def read_row(path: Path) -> Row:
     """The row of a videos' file.
 
     Raises:
-        UserError: where it cannot be read, or its cells are not those of the results file beside it.
+        UserError: where it cannot be read.
     """
     try:
-        row = from_lines(path.read_text("utf-8").splitlines(), path.parent)
-        made = from_json(Result, path.with_suffix(".json").read_text("utf-8"))
+        return from_lines(path.read_text("utf-8").splitlines(), path.parent)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: {error}", "write it anew: ffbench report RUN --results FOLDER") from error
-    if differing := _not_of(made, row):
-        raise UserError(f"{path}: {differing}", "write both anew: ffbench report RUN --results FOLDER")
-    return row
 
 
 def _not_of(made: Result, row: Row) -> str:
@@ -213,9 +209,12 @@ def _file(path: Path) -> Iterator[Problem]:
     videos = path.with_suffix(".jsonl")
     if videos.is_file():
         try:
-            read_row(videos)
+            differing = _not_of(made, read_row(videos))
         except UserError as error:
             yield Problem("error", str(videos), error.what, error.fix)
+        else:
+            if differing:
+                yield Problem("error", str(videos), differing, again)
     else:
         yield Problem("warning", str(path), f"{videos.name} is not beside it: its cells cannot be formed again", again)
     for field, what, fix in _doubts(made):
