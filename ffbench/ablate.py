@@ -207,7 +207,7 @@ def _trainings(what: Ablation, variant: Variant, suite: Suite, options: AblateOp
 
 def _row(method: str, suite: Suite, options: AblateOptions) -> Row:
     done = generate(suite, method, options.out, options.generate)
-    score(done.run, ScoreOptions(options.protocol, options.generate.device))
+    score(done.run, ScoreOptions(options.protocol, options.generate.device, engine=options.generate.engine))
     found = load_rows(done.run, options.protocol.id)
     if len(found) > 1:
         raise UserError(f"{done.run.root} holds {len(found)} groups of settings", "keep them in folders of their own")

@@ -6,6 +6,7 @@ with its traceback; 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -18,8 +19,10 @@ from ffbench import cli_ablate, cli_look
 from ffbench.cli_groups import methods_app, prompts_app, suites_app, weights_app
 from ffbench.cli_import import import_videos
 from ffbench.cli_options import (
+    AddressOption,
     CommercialOption,
     DeviceOption,
+    EngineOption,
     JsonOption,
     LimitOption,
     MaxCostOption,
@@ -36,20 +39,24 @@ from ffbench.cli_options import (
     ReferencesOption,
     RunsArgument,
     SetOption,
+    ShardOption,
     SuiteOption,
     TakesOption,
     TimeoutOption,
     VideosOption,
+    WorkersOption,
+    engine_of,
     protocol_of,
     runs_of,
     say,
     suite_given,
 )
+from ffbench.errors import UserError
 from ffbench.exits import run_app
 
 if TYPE_CHECKING:
     from ffbench.protocols import Protocol
-    from ffbench.score import ScoreSummary
+    from ffbench.score import ScoreOptions
     from ffbench.store import Run
     from ffbench.suites import Suite
 
@@ -88,6 +95,10 @@ def generate(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    engine: EngineOption = None,
+    workers: WorkersOption = 0,
+    address: AddressOption = "",
+    shard: ShardOption = None,
     timeout: TimeoutOption = 7200.0,
     memory: MemoryOption = None,
     max_cost: MaxCostOption = None,
@@ -101,6 +112,7 @@ def generate(
 
     _refuse_research(commercial_ok)
     options = _generate_options(limit, takes, setting, redo, device, (timeout, memory), (max_cost, price))
+    options = dataclasses.replace(options, engine=engine_of(engine, workers, address, device), shard=shard)
     if dry_run:
         _print_plan(method, load_suite(suite), out, options)
         return
@@ -122,15 +134,23 @@ def score(
     limit: LimitOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    engine: EngineOption = None,
+    workers: WorkersOption = 0,
+    address: AddressOption = "",
+    shard: ShardOption = None,
     commercial_ok: CommercialOption = False,
     dry_run: Annotated[bool, typer.Option(help="Print which video goes with which reference, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure videos: those of runs, or your own with --videos and --references."""
+    from ffbench.score import ScoreOptions
+
     _refuse_research(commercial_ok)
     if videos is None:
         found = runs_of(runs, out)
     else:
+        if shard:
+            raise UserError("--shard parts a run that is there", "ffbench import the videos, then score the run")
         suite = suite_given(videos, references, prompts)
         if dry_run:
             _print_pairing(suite, as_json)
@@ -138,7 +158,8 @@ def score(
         found = [_given_run(suite, out, name)]
     damaged = 0
     for recipe, group in _by_protocol(found, protocol, networks):
-        damaged += _score(group, recipe, limit, redo, device, as_json)
+        options = ScoreOptions(recipe, device, redo.value, limit, engine_of(engine, workers, address, device), shard)
+        damaged += _score(group, options, as_json)
         places = " ".join(str(run.root) for run in group) if videos else str(out)
         say(f"next: ffbench report {places} --protocol {recipe.id}")
     raise typer.Exit(1 if damaged else 0)
@@ -202,6 +223,9 @@ def run(
     setting: SetOption = None,
     redo: RedoOption = Redo.missing,
     device: DeviceOption = "cpu",
+    engine: EngineOption = None,
+    workers: WorkersOption = 0,
+    address: AddressOption = "",
     timeout: TimeoutOption = 7200.0,
     memory: MemoryOption = None,
     max_cost: MaxCostOption = None,
@@ -211,6 +235,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Generate, score and report in one go."""
+    from ffbench.score import ScoreOptions
     from ffbench.store import run_folder
     from ffbench.suites import load_suite
     from ffbench.weights import resolve
@@ -221,9 +246,10 @@ def run(
         resolve(recipe.networks["detector"].weights)  # found out now, and not after hours of making videos
     chosen = load_suite(suite)
     options = _generate_options(limit, takes, setting, redo, device, (timeout, memory), (max_cost, price))
+    options = dataclasses.replace(options, engine=engine_of(engine, workers, address, device))
     failed = _generate(method, chosen, out, options, False)
     found = [run_folder(out, chosen.name, chosen.version, one) for one in method]
-    damaged = _score(found, recipe, None, redo, device, False)
+    damaged = _score(found, ScoreOptions(recipe, device, redo.value, None, options.engine), False)
     report([one.root for one in found], protocol=recipe.id, out=out, ci=ci, as_json=as_json)
     raise typer.Exit(1 if failed or damaged else 0)
 
@@ -261,12 +287,13 @@ def _generate_options(
 
 
 def _generate(methods: list[str], suite: Suite, out: Path, options: Any, as_json: bool) -> int:
-    from ffbench.generate import generate as make
+    from ffbench.generate import generate_all
 
+    part = f", part {options.shard}" if options.shard else ""
+    names = ", ".join(methods)
+    say(f"{names} on suite {suite.name}@{suite.version}{part}; Ctrl-C is safe: run the same command to go on")
     failed = 0
-    for method in methods:
-        say(f"{method} on suite {suite.name}@{suite.version}; Ctrl-C is safe: run the same command to go on")
-        done = make(suite, method, out, options)
+    for method, done in zip(dict.fromkeys(methods), generate_all(suite, methods, out, options), strict=True):
         failed += done.failed + done.refused
         line = {"ok": done.ok, "failed": done.failed, "refused": done.refused, "done_before": done.done_before}
         if as_json:
@@ -284,23 +311,19 @@ def _by_protocol(runs: list[Run], name: str | None, networks: Path | None) -> li
     return list(groups.values())
 
 
-def _score(runs: list[Run], protocol: Protocol, limit: int | None, redo: Redo, device: str, as_json: bool) -> int:
-    from ffbench.score import ScoreOptions
-    from ffbench.score import score as measure
+def _score(runs: list[Run], options: ScoreOptions, as_json: bool) -> int:
+    from ffbench.score import score_all
 
-    say(f"protocol {protocol.id}: {protocol.summary}")
-    damaged = 0
-    done: ScoreSummary | None = None
-    for one in runs:
-        done = measure(one, ScoreOptions(protocol, device, redo.value, limit))
-        damaged += done.damaged
+    say(f"protocol {options.protocol.id}: {options.protocol.summary}")
+    finished = score_all(runs, options)
+    for done in finished:
         if as_json:
             counts = {"scored": done.scored, "done_before": done.done_before, "damaged": done.damaged}
-            print(json.dumps({"run": str(one.root), **counts, "missing": dict(done.missing)}))
-        say(f"{done.scored} scored, {done.done_before} done before, {done.damaged} damaged: {one.root}")
-    for slot, reason in sorted(done.missing.items()) if done else []:
+            print(json.dumps({"run": str(done.run.root), **counts, "missing": dict(done.missing)}))
+        say(f"{done.scored} scored, {done.done_before} done before, {done.damaged} damaged: {done.run.root}")
+    for slot, reason in sorted(finished[-1].missing.items()) if finished else []:
         say(f"not measured, {slot}: {reason}")
-    return damaged
+    return sum(done.damaged for done in finished)
 
 
 def _given_run(suite: Suite, out: Path, name: str) -> Run:

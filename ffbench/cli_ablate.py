@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from ffbench.cli_options import (
+    AddressOption,
     DeviceOption,
+    EngineOption,
     JsonOption,
     LimitOption,
     NetworksOption,
@@ -17,6 +19,8 @@ from ffbench.cli_options import (
     PublishedOption,
     SetOption,
     TimeoutOption,
+    WorkersOption,
+    engine_of,
     protocol_of,
     say,
 )
@@ -39,6 +43,9 @@ def ablate(
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Rows of table1 or table5.")] = None,
     setting: SetOption = None,
     device: DeviceOption = "cpu",
+    engine: EngineOption = None,
+    workers: WorkersOption = 0,
+    address: AddressOption = "",
     timeout: TimeoutOption = 7200.0,
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     with_published: PublishedOption = False,
@@ -60,7 +67,9 @@ def ablate(
         what = ablation(name, rows, (checkpoint or ()) if takes else (), (checkpoints or ()) if takes else ())
         chosen = load_suite(suite or ("mini-views" if what.views else "mini"))
         recipe = protocol_of(protocol, networks, chosen.name)
-        generating = GenerateOptions(settings=tuple(setting or ()), limit=limit, device=device, timeout=timeout)
+        where = engine_of(engine, workers, address, device)
+        settings = tuple(setting or ())
+        generating = GenerateOptions(settings, limit=limit, device=device, timeout=timeout, engine=where)
         made = make(what, chosen, AblateOptions(recipe, out, generating, ci, with_published, results))
         typer.echo((made.folder / "cells.json").read_text("utf-8") if as_json else made.text)
         say(f"tables: {made.folder}")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffbench.errors import UserError
+from ffbench.shard import Shard
 
 if TYPE_CHECKING:
+    from ffbench.engine import Engine
     from ffbench.protocols import Protocol
     from ffbench.store import Run
     from ffbench.suites import Suite
@@ -22,6 +24,13 @@ class Redo(enum.StrEnum):
     missing = "missing"
     failed = "failed"
     all = "all"
+
+
+class EngineKind(enum.StrEnum):
+    """Where work runs."""
+
+    local = "local"
+    ray = "ray"
 
 
 def place(ctx: typer.Context, out: Path) -> Path:
@@ -67,6 +76,18 @@ MemoryOption = Annotated[float | None, typer.Option(min=0, metavar="GIB", help="
 VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]
 PublishedOption = Annotated[bool, typer.Option("--with-published", help="Show the paper's numbers beside, apart.")]
 ReferencesOption = Annotated[Path | None, typer.Option(help="Photographs for --videos: a folder or one file.")]
+EngineOption = Annotated[
+    EngineKind | None,
+    typer.Option("--engine", help="local: processes of this machine; ray: a Ray cluster. docs/cluster.md."),
+]
+WorkersOption = Annotated[
+    int, typer.Option(min=0, help="How many at once; 0: one a GPU with --device cuda, else 1 (ray: one a CPU).")
+]
+AddressOption = Annotated[str, typer.Option(help="Of a Ray cluster that stands; else one of this machine is begun.")]
+ShardOption = Annotated[
+    Shard | None,
+    typer.Option(parser=Shard.parse, metavar="I/N", help="Only part I of N of the cases, for array jobs."),
+]
 PromptsOption = Annotated[Path | None, typer.Option(help="Prompts for --videos: CSV, JSONL or text.")]
 
 
@@ -75,6 +96,23 @@ def say(line: str) -> None:
     from ffbench.storage import shown
 
     typer.echo(shown(line), err=True)
+
+
+def engine_of(kind: EngineKind | None, workers: int, address: str, device: str) -> Engine:
+    """The engine of `--engine`, `--workers` and `--address`; without `--engine` this process where one worker does.
+
+    Raises:
+        UserError: for an address without Ray.
+    """
+    from ffbench.engine import Engine
+    from ffbench.engine.devices import gpus
+
+    if address and kind is not EngineKind.ray:
+        raise UserError("--address is the address of a Ray cluster", "add --engine ray, or leave it out")
+    if kind is None:
+        several = workers > 1 or (not workers and device == "cuda" and len(gpus()) > 1)
+        return Engine("local" if several else "here", workers, device=device)
+    return Engine(kind.value, workers, address, device)
 
 
 def protocol_of(name: str | None, networks: Path | None, suite: str = "") -> Protocol:
