@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable
 
 from ffbench.errors import UserError
+
+_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+"""What a disk says that is full or not ours; nothing that the program could do better."""
+_MEND = "choose a folder that you may write to and that has room (df -h); {again}"
 
 
 def run_app(app: Callable[[], object], again: str) -> None:
@@ -29,7 +34,13 @@ def run_app(app: Callable[[], object], again: str) -> None:
         # the reader of a pipe went away: nothing to say, and nothing to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception:  # noqa: BLE001 - the last fence: a bug leaves with its traceback and its own exit code
+    except Exception as error:  # noqa: BLE001 - the last fence: a bug leaves with its traceback and its own exit code
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = error.filename or "a file"
+            sys.stderr.write(
+                f"{UserError(f'{where} cannot be written: {error.strerror}', _MEND.format(again=again))}\n"
+            )
+            sys.exit(2)
         import traceback
 
         from ffbench.provenance import provenance

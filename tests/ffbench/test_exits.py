@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,20 @@ def test_a_bug_keeps_its_traceback_and_is_3(capsys: pytest.CaptureFixture[str]) 
     assert "Traceback" in text and "ZeroDivisionError: oops" in text
     report = text.strip().splitlines()[-1].partition("report it with: ")[2]
     assert "packages" in json.loads(report) or json.loads(report)
+
+
+def test_a_disk_that_is_full_or_not_ours_is_no_bug(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, text = ended(OSError(errno.ENOSPC, "No space left on device", "runs/x"), capsys)
+    assert code == 2
+    assert text.splitlines() == [
+        "error: runs/x cannot be written: No space left on device",
+        "fix:   choose a folder that you may write to and that has room (df -h); the same command goes on",
+    ]
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as met:
+        (tmp_path / "file" / "runs").mkdir()
+    assert ended(met.value, capsys)[0] == 2
+    assert ended(FileNotFoundError(errno.ENOENT, "no such file", "x"), capsys)[0] == 3
 
 
 def test_the_applications_own_code_is_kept() -> None:
