@@ -55,7 +55,10 @@ def build(plan: Plan, sources: Sequence[Source], *, retry: bool = False) -> Buil
         UserError: the folder was built with other settings, is in use, or weights are missing.
     """
     folder = Folder(plan.root)
-    folder.root.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder.root}: {error}", "name a folder that can be written") from error
     with hold(folder):
         check_settings(folder, plan.settings)
         known = read_outcomes(folder)
@@ -128,7 +131,8 @@ def check_settings(folder: Folder, settings: Settings) -> None:
     if not folder.settings.is_file():
         write_atomic(folder.settings, (json.dumps(wanted, indent=1) + "\n").encode())
         return
-    found = _flat(read_settings(folder))
+    # a field that is younger than the folder has done nothing there
+    found = _flat(Settings().to_json()) | _flat(read_settings(folder))
     for name, value in _flat(wanted).items():
         # what is made of the outcomes may be made again in another way
         if name.startswith("samples.") and name.removeprefix("samples.") in ("per_shard", "val", "seed"):

@@ -70,7 +70,7 @@ def read_labels(path: Path) -> Labelled:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--labels {path}: {error}", "give a CSV with the columns clip and qualified") from error
     votes: dict[str, list[bool]] = defaultdict(list)
     for number, row in enumerate(rows, 2):

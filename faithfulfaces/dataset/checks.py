@@ -1,7 +1,7 @@
-"""Filters of the user's own: text overlays, aesthetics, anything that gives a number for a clip's frames.
+"""Filters: anything that gives a number for a clip's frames, built in or the user's own.
 
-A check is written `module:function<=number` or `module:function>=number`. The function takes uint8 [T,H,W,3] RGB and
-returns a number; a clip that misses the bound is rejected for the reason of the function's name.
+A check of one's own is written `module:function<=number` or `module:function>=number`. The function takes uint8
+[T,H,W,3] RGB and returns a number; a clip that misses the bound is rejected for the reason of the function's name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,10 +66,10 @@ def check(text: str) -> Check:
     return Check(name, measure, sign == "<=", float(bound))
 
 
-def run(texts: tuple[str, ...], frames_THW3: NDArray[np.uint8]) -> tuple[dict[str, float], str, str]:
+def run(all_checks: Sequence[Check], frames_THW3: NDArray[np.uint8]) -> tuple[dict[str, float], str, str]:
     """(values, reason, detail): the checks in their order up to the first that a clip misses."""
     values: dict[str, float] = {}
-    for one in map(check, texts):
+    for one in all_checks:
         value = float(one.measure(frames_THW3))
         values[one.name] = round(value, 4) if math.isfinite(value) else math.nan
         if not one.holds(value):

@@ -72,8 +72,6 @@ class Analyst:
     def __init__(self, settings: Settings, instruments: Instruments, folder: Folder) -> None:
         self._settings, self._nets, self._folder = settings, instruments, folder
         self.timing = Timing()
-        for text in settings.quality.checks:
-            checks.check(text)  # one that cannot be imported is told before any work
 
     def outcome(self, source: Source) -> Outcome:
         """What became of every clip of a source; a file that is no whole video is one failed clip."""
@@ -154,8 +152,8 @@ class Analyst:
         record = dataclasses.replace(record, clarity=round(quality.clarity(pixels), 2), phash=quality.clip_hash(pixels))
         if record.clarity < settings.quality.clarity:
             return _rejected(record, "blurred", f"clarity {record.clarity:.1f}, at least {settings.quality.clarity:g}")
-        with self.timing.of("checks", len(pixels)) if settings.quality.checks else nullcontext():
-            values, reason, detail = checks.run(settings.quality.checks, pixels)
+        with self.timing.of("checks", len(pixels)) if self._nets.checks else nullcontext():
+            values, reason, detail = checks.run(self._nets.checks, pixels)
         record = dataclasses.replace(record, checks=values)
         if reason:
             return _rejected(record, reason, detail)

@@ -184,7 +184,7 @@ def _keys(path: Path) -> list[str]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return list(dict.fromkeys(row["clip"] for row in rows))
-    except (OSError, UnicodeDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise UserError(f"--clips {path} has no column clip ({error!r})", "give what `data sample` prints") from error
 
 

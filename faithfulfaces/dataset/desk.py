@@ -156,7 +156,7 @@ class Desk:
 
 
 def _unknown(key: str) -> Response:
-    return JSONResponse({"error": f"no such clip: {key[:200]}"}, 404)
+    return JSONResponse({"error": f"no such clip: {key[:200]}", "unknown": True}, 404)
 
 
 def _author(said: caption.Caption | None) -> str:

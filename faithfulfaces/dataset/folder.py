@@ -9,6 +9,7 @@ OUT/clips/KEY/           of clips that qualified: video.mp4, crop000.jpg ..., sa
 OUT/previews/KEY/        the same of rejected clips, made small by the review page when somebody looks
 OUT/captions.jsonl       prompts: {"key", "prompt", ...}; the last line of a key counts
 OUT/reviews.jsonl        people's answers, appended by the review page
+OUT/.review              the secret in the page's address, for its owner alone
 OUT/shards/{train,val}/  000000.tar ... for the trainer
 OUT/card.json            statistics
 """
@@ -59,6 +60,11 @@ class Folder:
     def reviews(self) -> Path:
         """JSONL of people's answers."""
         return self.root / "reviews.jsonl"
+
+    @property
+    def secret(self) -> Path:
+        """The secret in the review page's address."""
+        return self.root / ".review"
 
     @property
     def card(self) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from faithfulfaces.dataset.checks import Check, check
 from faithfulfaces.dataset.settings import Networks, Settings
 from faithfulfaces.pose import EnlargedBoxPose
 from ffbench.errors import UserError
@@ -21,6 +22,7 @@ from ffbench.extract.embed import Embedder
 from ffbench.extract.networks import build
 from ffbench.extract.pose import PoseEstimator
 from ffbench.protocols import Network
+from ffbench.weights import resolve
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -43,6 +45,7 @@ class Instruments(NamedTuple):
     pose: PoseEstimator
     embedder: Embedder | None
     excluded: Excluded | None
+    checks: tuple[Check, ...] = ()
 
     @property
     def ids(self) -> dict[str, str]:
@@ -52,10 +55,11 @@ class Instruments(NamedTuple):
 
 
 def open_instruments(settings: Settings, device: str) -> Instruments:
-    """Detector, pose estimator and, where the settings name one, recogniser with the excluded people.
+    """Detector, pose estimator and, where the settings ask for them, filters, and a recogniser with excluded people.
 
     Raises:
-        UserError: weights that are missing or not what they should be; a folder of photographs without a face.
+        UserError: weights that are missing or not what they should be; a package or a check that cannot be imported; a
+            folder of photographs without a face.
     """
     wanted = settings.networks
     with _one_cpu(device):
@@ -68,10 +72,27 @@ def open_instruments(settings: Settings, device: str) -> Instruments:
         embedder: Any = None
         if wanted.embedder:
             embedder = build("arc", Network(wanted.embedder, wanted.embedder_weights), device)
-    made = Instruments(detector, pose, embedder, None)
+        found = (*_filters(settings, device), *map(check, settings.quality.checks))
+    made = Instruments(detector, pose, embedder, None, found)
     if settings.people.exclude:
         made = made._replace(excluded=_excluded(Path(settings.people.exclude), made, wanted))
     return made
+
+
+def _filters(settings: Settings, device: str) -> Iterator[Check]:
+    """The built-in filters that are switched on."""
+    if settings.quality.text:
+        from faithfulfaces.dataset.overlay import TextFinder
+
+        yield Check("text", TextFinder().share, True, settings.quality.text)
+    if settings.quality.aesthetic:
+        from faithfulfaces.dataset.aesthetic import Aesthetic
+
+        wanted = settings.networks
+        options = (("model", wanted.aesthetic_model),)
+        clip = build("clip", Network("open-clip", wanted.aesthetic_clip, options), device)
+        head = resolve(wanted.aesthetic_head).path
+        yield Check("aesthetic", Aesthetic(clip, head).score, False, settings.quality.aesthetic)
 
 
 def embed(embedder: Embedder, images: list[Pixels], boxes: Floats, points: Floats) -> Floats:

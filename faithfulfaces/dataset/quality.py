@@ -11,9 +11,14 @@ from scipy.fft import dctn
 
 Pixels = NDArray[np.uint8]
 LOOKED = 8
-"""Frames of a clip whose clarity is measured, evenly spread."""
+"""Frames of a clip that measures of its pictures look at, evenly spread."""
 HASHED = (0.25, 0.5, 0.75)
 """Places in a clip whose frames are hashed."""
+
+
+def looked(count: int) -> NDArray[np.int64]:
+    """Numbers of the frames that are looked at, of `count`."""
+    return np.unique(np.linspace(0, count - 1, LOOKED).round().astype(np.int64))
 
 
 def clarity(frames_THW3: Pixels) -> float:
@@ -21,8 +26,8 @@ def clarity(frames_THW3: Pixels) -> float:
 
     Pech-Pacheco et al., ICPR 2000; the 3x3 kernel of four neighbours.
     """
-    chosen = np.unique(np.linspace(0, len(frames_THW3) - 1, LOOKED).round().astype(int))
-    values = [cv2.Laplacian(cv2.cvtColor(frames_THW3[i], cv2.COLOR_RGB2GRAY), cv2.CV_64F).var() for i in chosen]
+    grey = [cv2.cvtColor(frames_THW3[i], cv2.COLOR_RGB2GRAY) for i in looked(len(frames_THW3))]
+    values = [cv2.Laplacian(picture, cv2.CV_64F).var() for picture in grey]
     return float(np.median(values))
 
 

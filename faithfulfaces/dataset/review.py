@@ -5,6 +5,8 @@ Needs FastAPI and uvicorn (`pip install 'ffbench[data]'`). The page asks no othe
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,6 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from faithfulfaces.dataset.clips import Clips
 from faithfulfaces.dataset.desk import Desk
+from faithfulfaces.dataset.folder import Folder
 from ffbench.errors import UserError
 
 PAGE = Path(__file__).parent / "page"
@@ -29,6 +32,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+SECRET = re.compile(r"[A-Za-z0-9_-]{24}")
 LARGEST = 65536
 """Bytes of a request."""
 Next = Callable[[Request], Awaitable[Response]]
@@ -86,7 +90,7 @@ def serve(clips: Clips, *, blind: bool, port: int, ready: Callable[[str], None])
     Raises:
         UserError: the port is taken.
     """
-    token = secrets.token_urlsafe(18)
+    token = _secret(clips.folder)
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -99,6 +103,21 @@ def serve(clips: Clips, *, blind: bool, port: int, ready: Callable[[str], None])
         )
         ready(f"http://{HOST}:{listening.getsockname()[1]}/{token}/")
         uvicorn.Server(config).run([listening])
+
+
+def _secret(folder: Folder) -> str:
+    """The folder's secret, made once: after a crash, pages that are still open go on at the same address."""
+    try:
+        found = folder.secret.read_text("ascii")
+        if SECRET.fullmatch(found):
+            return found
+    except (OSError, UnicodeDecodeError):
+        pass
+    token = secrets.token_urlsafe(18)
+    folder.secret.unlink(missing_ok=True)
+    with os.fdopen(os.open(folder.secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(token)
+    return token
 
 
 def _file(path: Path) -> Callable[[], FileResponse]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,30 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from faithfulfaces.dataset.checks import form
 from ffbench.errors import UserError
+
+POSITIVE = frozenset(
+    {"width", "height", "frames", "max_seconds", "stride", "max_faces", "box", "crops", "min_crops", "per_shard"}
+    | {"max_upscale"}
+)
+RANGES: Mapping[str, tuple[float, float]] = {
+    "video.fps": (0, 1000),
+    "video.min_fps": (0, 1000),
+    "video.min_kept": (0, 1),
+    "video.shot_threshold": (0, 255),
+    "quality.clarity": (0, 1e6),
+    "quality.text": (0, 1),
+    "quality.aesthetic": (0, 10),
+    "quality.duplicate": (-1, 64),
+    "subject.min_presence": (0, 1),
+    "subject.min_face": (0, 10_000),
+    # pitch, yaw and roll of half a turn each, and beyond it the angles themselves
+    "subject.threshold": (0, 1080),
+    "subject.percentile": (0, 49.9),
+    "people.same": (-1, 1),
+    "people.exclude_cosine": (-1, 1),
+    "samples.jpeg": (1, 100),
+    "samples.val": (0, 0.99),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +69,12 @@ class Quality:
 
     clarity: float = 0.0
     """Least median variance of the Laplacian of the 8-bit grey frames at 832x480; measured in any case."""
+    text: float = 0.0
+    """Greatest share of the picture that text may cover, 0..1; needs rapidocr."""
+    aesthetic: float = 0.0
+    """Least rating, 1 to 10; needs networks.aesthetic_clip and networks.aesthetic_head."""
     checks: tuple[str, ...] = ()
-    """Filters of your own, `module:function<=number` each: OCR, aesthetics (faithfulfaces/dataset/checks.py)."""
+    """Filters of your own, `module:function<=number` each (faithfulfaces/dataset/checks.py)."""
     duplicate: int = 6
     """Greatest Hamming distance of 64-bit perceptual hashes that makes two clips one; -1 switches it off."""
 
@@ -87,6 +116,12 @@ class Networks:
     embedder: str = ""
     """A recogniser's kind, such as arcface-onnx: identities are then told by faces, not by files."""
     embedder_weights: str = ""
+    aesthetic_clip: str = ""
+    """Weights of a CLIP of open_clip, for quality.aesthetic."""
+    aesthetic_model: str = "ViT-L-14-quickgelu"
+    """Its architecture by open_clip's name."""
+    aesthetic_head: str = ""
+    """A linear layer on its embeddings, such as LAION's sa_0_4_vit_l_14_linear.pth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,32 +164,26 @@ class Settings:
     samples: Samples = field(default_factory=Samples)
 
     def __post_init__(self) -> None:
-        positive = (
-            "width",
-            "height",
-            "frames",
-            "stride",
-            "max_faces",
-            "crops",
-            "min_crops",
-            "per_shard",
-            "max_upscale",
-        )
         for name, section in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self)):
             for f in dataclasses.fields(section):
                 value = getattr(section, f.name)
-                if f.name in positive and value <= 0:
+                if f.name in POSITIVE and not value > 0:
                     raise _wrong(f"{name}.{f.name}", f"must be greater than 0, got {value}")
+                low, high = RANGES.get(f"{name}.{f.name}", (-math.inf, math.inf))
+                # NaN lies in no range, and TOML has it
+                if isinstance(value, float | int) and not low <= value <= high:
+                    raise _wrong(f"{name}.{f.name}", f"must lie in {low:g}..{high:g}, got {value}")
         if self.video.width % 2 or self.video.height % 2:
             raise _wrong("video.width and video.height", f"must be even, got {self.video.width}x{self.video.height}")
         if not self.networks.ladder:
             raise _wrong("networks.ladder", "is empty: no frame would be looked at")
         for text in self.quality.checks:
             form(text)
-        if not 0 <= self.subject.percentile < 50:
-            raise _wrong("subject.percentile", f"must lie in 0..50, got {self.subject.percentile}")
-        if not 0 <= self.samples.val < 1:
-            raise _wrong("samples.val", f"must lie in 0..1, got {self.samples.val}")
+        if self.quality.aesthetic and not (self.networks.aesthetic_clip and self.networks.aesthetic_head):
+            raise UserError(
+                "quality.aesthetic needs weights: networks.aesthetic_clip or networks.aesthetic_head is empty",
+                "name OpenAI's CLIP ViT-L/14 and LAION's sa_0_4_vit_l_14_linear.pth there; docs/dataset.md",
+            )
         if self.people.exclude and not self.networks.embedder:
             raise UserError(
                 "people.exclude needs a recogniser, and networks.embedder is empty",

@@ -27,13 +27,18 @@ def find(videos: Path) -> list[Source]:
         In the order of their names.
 
     Raises:
-        UserError: when there are none, or a list names a file twice.
+        UserError: when there are none, or a list cannot be read or names a file twice.
     """
     if videos.is_dir():
         paths = [p for p in videos.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
         found = [Source(p.relative_to(videos).as_posix(), p) for p in paths]
     elif videos.is_file() and videos.suffix.lower() not in SUFFIXES:
-        lines = [line.strip() for line in videos.read_text("utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in videos.read_text("utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"--videos {videos} is no list: {error}", "give a text file, UTF-8, of a path a line"
+            ) from error
         # a listed file that is missing becomes a record, like any other that cannot be read
         found = [Source(line, videos.parent / line) for line in lines if line and not line.startswith("#")]
     else:

@@ -38,8 +38,12 @@ async function ask(path, body) {
   return data;
 }
 
-function trouble(error) {
+// no answer, or that of a server which no longer knows this address: another try may do
+const away = (error) => !error.status || (error.status === 404 && !error.data?.unknown);
+
+function trouble(error, of = "") {
   $("trouble").hidden = !error;
+  $("trouble").dataset.of = of;
   $("trouble").textContent = error ? `${error.message}${error.data?.fix ? `: ${error.data.fix}` : ""}` : "";
 }
 
@@ -60,16 +64,15 @@ async function send() {
         await ask("answer", waiting[0]);
       } catch (error) {
         // refused for good, such as a clip of another review: said, not kept for ever
-        if (error.status !== 422 && error.status !== 404) throw error;
+        if (error.status !== 422 && (error.status !== 404 || away(error))) throw error;
         trouble(error);
       }
       keep(WAITING, kept(WAITING, []).filter((one) => one.id !== waiting[0].id));
       shownSaved();
     }
-    if ($("trouble").dataset.of === "saving") { trouble(null); $("trouble").dataset.of = ""; }
+    if ($("trouble").dataset.of === "saving") trouble(null);
   } catch (error) {
-    trouble(new Error(`answers are kept in this browser, and not saved yet (${error.message}); trying again`));
-    $("trouble").dataset.of = "saving";
+    trouble(new Error(`answers are kept in this browser, and not saved yet (${error.message}); trying again`), "saving");
     setTimeout(send, RETRY_MS);
   } finally {
     state.sending = false;
@@ -175,7 +178,10 @@ async function go(at) {
     drawClip(clip);
     trouble(null);
   } catch (error) {
-    if (state.clips[state.at].key === key) { trouble(error); $("main").hidden = true; }
+    if (state.clips[state.at].key !== key) return;
+    $("main").hidden = true;
+    trouble(away(error) ? new Error("the review does not answer; start it again, this page goes on by itself") : error);
+    if (away(error)) setTimeout(() => { if (state.clips[state.at].key === key) go(state.at); }, RETRY_MS);
   }
   // the next one is made ready meanwhile
   const after = state.clips[state.at + 1];

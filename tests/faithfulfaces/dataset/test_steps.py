@@ -252,11 +252,11 @@ def test_checks_of_ones_own_are_run_until_one_is_missed(tmp_path: Path, monkeypa
     pictures = np.full((4, 8, 8, 3), 100, np.uint8)
     assert checks.run((), pictures) == ({}, "", "")
     both = ("mine_e1:bright<=100", "faithfulfaces.dataset.quality:clarity>=1", "mine_e1:odd>=0")
-    values, reason, detail = checks.run(both, pictures)
+    values, reason, detail = checks.run([checks.check(text) for text in both], pictures)
     assert (values, reason) == ({"bright": 100.0, "clarity": 0.0}, "clarity")
     assert detail == "clarity 0, at least 1 is asked for"
-    assert checks.run(("mine_e1:bright<=99.5",), pictures)[1] == "bright"
-    assert checks.run(("mine_e1:odd<=0",), pictures)[1] == "odd"
+    assert checks.run([checks.check("mine_e1:bright<=99.5")], pictures)[1] == "bright"
+    assert checks.run([checks.check("mine_e1:odd<=0")], pictures)[1] == "odd"
     for text in ("mine_e1:bright", "bright<=3", "mine_e1:bright<3", "os;x:y<=3"):
         with pytest.raises(UserError, match="is no check"):
             Settings(quality=Quality(checks=(text,)))
