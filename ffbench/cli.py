@@ -23,6 +23,7 @@ from ffbench.cli_options import (
     CommercialOption,
     DeviceOption,
     EngineOption,
+    HourPriceOption,
     JsonOption,
     LimitOption,
     MaxCostOption,
@@ -51,6 +52,7 @@ from ffbench.cli_options import (
     say,
     suite_given,
 )
+from ffbench.cli_plan import print_generation, print_scoring
 from ffbench.errors import UserError
 from ffbench.exits import run_app
 
@@ -104,7 +106,8 @@ def generate(
     max_cost: MaxCostOption = None,
     price: PriceOption = None,
     commercial_ok: CommercialOption = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be made, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be made, in what time, and stop.")] = False,
+    hour_price: HourPriceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a suite's videos with a method. Resumable: the same command goes on."""
@@ -114,7 +117,7 @@ def generate(
     options = _generate_options(limit, takes, setting, redo, device, (timeout, memory), (max_cost, price))
     options = dataclasses.replace(options, engine=engine_of(engine, workers, address, device), shard=shard)
     if dry_run:
-        _print_plan(method, load_suite(suite), out, options)
+        print_generation(method, load_suite(suite), out, options, hour_price, as_json)
         return
     failed = _generate(method, load_suite(suite), out, options, as_json)
     say(f"next: ffbench score --out {out}")
@@ -139,7 +142,8 @@ def score(
     address: AddressOption = "",
     shard: ShardOption = None,
     commercial_ok: CommercialOption = False,
-    dry_run: Annotated[bool, typer.Option(help="Print which video goes with which reference, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print what is left, or how --videos are paired, and stop.")] = False,
+    hour_price: HourPriceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure videos: those of runs, or your own with --videos and --references."""
@@ -159,6 +163,9 @@ def score(
     damaged = 0
     for recipe, group in _by_protocol(found, protocol, networks):
         options = ScoreOptions(recipe, device, redo.value, limit, engine_of(engine, workers, address, device), shard)
+        if dry_run:
+            print_scoring(group, out, options, hour_price, as_json)
+            continue
         damaged += _score(group, options, as_json)
         places = " ".join(str(run.root) for run in group) if videos else str(out)
         say(f"next: ffbench report {places} --protocol {recipe.id}")
@@ -331,20 +338,6 @@ def _given_run(suite: Suite, out: Path, name: str) -> Run:
     from ffbench.store import run_folder
 
     return given_run(run_folder(out, suite.name, suite.version, name), suite.cases, suite.given, name)
-
-
-def _print_plan(methods: list[str], suite: Suite, out: Path, options: Any) -> None:
-    from ffbench.generate import meter_of, plan
-
-    for method in methods:
-        made = plan(suite, method, out, options)
-        settings = ", ".join(f"{key}={value}" for key, value in made.settings.items())
-        print(f"{method}: {len(made.todo)} videos to make, {len(made.done)} done -> {made.run.root}")
-        print(f"  settings {settings}")
-        for memory in made.card.memory:
-            print(f"  memory {memory}")
-        if line := meter_of(made, options).estimate():
-            print(f"  cost {line}")
 
 
 def _refuse_research(commercial_ok: bool) -> None:

@@ -71,6 +71,9 @@ TakesOption = Annotated[int, typer.Option(min=1, help="Videos a case, each with 
 MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="ffbench ls methods; may be repeated.")]
 MaxCostOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Refuse to start above this cost.")]
 PriceOption = Annotated[float | None, typer.Option(min=0, metavar="USD", help="Price of a video, if not the card's.")]
+HourPriceOption = Annotated[
+    float | None, typer.Option(min=0, metavar="USD", help="Price of an hour of one worker's machine, for --dry-run.")
+]
 TimeoutOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Longest time for one video.")]
 MemoryOption = Annotated[float | None, typer.Option(min=0, metavar="GIB", help="Most memory of a method's process.")]
 VideosOption = Annotated[Path | None, typer.Option(help="Your finished videos: a folder, or a CSV/JSONL of them.")]

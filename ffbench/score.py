@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,7 @@ from ffbench.extract.track import FaceTrack
 from ffbench.measure import NEEDS, is_video_metric
 from ffbench.metrics import identity
 from ffbench.metrics.catalog import METRICS
+from ffbench.planning import paced
 from ffbench.progress import bar
 from ffbench.protocols import Protocol
 from ffbench.provenance import provenance
@@ -116,7 +119,7 @@ def score_all(runs: Sequence[Run], options: ScoreOptions) -> list[ScoreSummary]:
 
 def _hold(run: Run, options: ScoreOptions, stack: ExitStack) -> _Held:
     stack.enter_context(run.lock())
-    todo, done = _todo(run, options)
+    todo, done = pending(run, options)
     return _Held(run, todo, done, run.cases())
 
 
@@ -132,6 +135,7 @@ def _score(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptio
         videos = [Video(one.run, g, one.cases[g.case_id], ids, threshold) for g in one.todo]
         jobs.append(_job(options, [Task(video, video.case.prompt_id) for video in videos]))
     progress = stack.enter_context(bar("score", sum(len(one.todo) for one in held), "video"))
+    began = time.monotonic()
     timings: dict[int, Mapping[str, float]] = {}
     for done in pool.run(jobs):
         one, tally = held[done.job], tallies[done.job]
@@ -152,8 +156,19 @@ def _score(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptio
             tally.scored += 1
             timings[made.worker] = made.timings
         progress.advance(failed=int(bool(made.damage)))
+    _note_pace(held, tallies, options, time.monotonic() - began)
     for tally in tallies:
         tally.timings = {part: sum(t.get(part, 0.0) for t in timings.values()) for part in _parts(timings)}
+
+
+def _note_pace(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptions, seconds: float) -> None:
+    """Keep with each run what its videos took, for the forecast of `--dry-run`."""
+    share = seconds * max(options.engine.workers, 1) / max(sum(tally.scored for tally in tallies), 1)
+    for one, tally in zip(held, tallies, strict=True):
+        if scored := tally.scored:
+            one.run.change_meta(
+                partial(paced, protocol=options.protocol.id, videos=scored, worker_seconds=share * scored)
+            )
 
 
 def _parts(timings: Mapping[int, Mapping[str, float]]) -> list[str]:
@@ -231,8 +246,12 @@ def given_run(run: Run, cases: Sequence[Case], videos: Mapping[str, Path], metho
     return run
 
 
-def _todo(run: Run, options: ScoreOptions) -> tuple[list[Generation], int]:
-    """Videos to score and how many are already done."""
+def pending(run: Run, options: ScoreOptions) -> tuple[list[Generation], int]:
+    """Videos to score and how many are already done.
+
+    Raises:
+        UserError: for a run without videos.
+    """
     videos = [generation for generation in run.generations().values() if generation.status == "ok"]
     if not videos and not run.generations():
         raise UserError(f"{run.root} holds no videos", "ffbench generate --method NAME makes some")
