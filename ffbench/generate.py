@@ -36,6 +36,7 @@ from ffbench.weights import weights_dir
 from ffbench.worker import DISK_FULL
 
 Redo = Literal["missing", "failed", "all"]
+MAKER = "ffbench.making:Maker"
 _SHUT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -335,7 +336,7 @@ def _job(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> t
     order = Order(todo.run, card, todo.settings, runtime, scratch, options.timeout, options.memory)
     gpus = int(options.device.startswith("cuda") and bool(card.memory))
     memory = 0.0 if math.isinf(options.memory) else options.memory
-    return closed, Job("ffbench.making:Maker", order, tasks, gpus, memory, batch=card.batch)
+    return closed, Job(MAKER, order, tasks, gpus, memory, batch=card.batch)
 
 
 def _prepare(suite: Suite, cache: Path) -> dict[str, Path | str]:

@@ -19,7 +19,10 @@ from ffbench.engine.wire import decode, encode
 from ffbench.engine.work import Engine, Job
 from ffbench.errors import UserError
 from ffbench.processes import cpus
+from ffbench.progress import note
 
+STARTS = 3
+"""Attempts to start a cluster of this machine: Ray waits half a minute for it, which a busy machine may exceed."""
 STORE_BYTES = 200 * 2**20
 """Of Ray's object store on this machine: tasks and results are small."""
 
@@ -63,20 +66,11 @@ class RayCrew:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._path: list[str] = []
         self._env: dict[str, str] = {}
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        try:
-            if engine.address:
-                ray.init(address=engine.address, **quiet)
-                self._env = {key: value for key, value in os.environ.items() if key.startswith("FFBENCH_")}
-            else:
-                size = max(engine.workers, cpus())
-                ray.init(num_cpus=size, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
-                self._path = [str(Path(entry).resolve()) for entry in sys.path]
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"no Ray cluster at {engine.address or 'this machine'}: {str(error).splitlines()[0]}",
-                "start one (ray start --head), or leave --address out",
-            ) from error
+        if engine.address:
+            self._env = {key: value for key, value in os.environ.items() if key.startswith("FFBENCH_")}
+        else:
+            self._path = [str(Path(entry).resolve()) for entry in sys.path]
+        self._connect(engine)
         resources = ray.cluster_resources()
         kind = "GPU" if engine.device.startswith("cuda") else "CPU"
         self.size = engine.workers or int(resources.get(kind, 0))
@@ -85,6 +79,27 @@ class RayCrew:
             raise UserError(f"the Ray cluster has no {kind}", "add a node that has some, or give --workers")
         self._actors: dict[int, Any] = {}
         self._asked: dict[Any, tuple[int, str]] = {}
+
+    def _connect(self, engine: Engine) -> None:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if engine.address:
+            options["address"] = engine.address
+        else:
+            size = max(engine.workers, cpus())
+            options |= {"num_cpus": size, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        for left in reversed(range(1 if engine.address else STARTS)):
+            try:
+                self._ray.init(**options)
+                return
+            except Exception as error:  # also a bare one: a node that is late
+                self._ray.shutdown()
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                if not left:
+                    raise UserError(
+                        f"no Ray cluster at {engine.address or 'this machine'}: {reason}",
+                        "start one with ray start --head and give its --address, or use --engine local",
+                    ) from error
+                note(f"Ray did not start ({reason}); trying again")
 
     def start(self, number: int, job: Job) -> None:
         """See `Crew`."""

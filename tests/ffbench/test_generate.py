@@ -18,10 +18,12 @@ import pytest
 from PIL import Image
 
 from ffbench import methods
+from ffbench.engine import Engine
 from ffbench.errors import UserError
-from ffbench.generate import GenerateOptions, GenerateSummary, generate, plan
+from ffbench.generate import GenerateOptions, GenerateSummary, generate, generate_all, plan
 from ffbench.records import Case, Generation, Reference, derive_seed
-from ffbench.store import run_folder
+from ffbench.shard import Shard
+from ffbench.store import Run, run_folder
 from ffbench.suites import Suite
 
 PROMPTS = ("a person boxes", 'it\'s "quoted"\nnew line $(touch pwned) ../ 😀 ' + "long " * 600)
@@ -386,3 +388,43 @@ def test_importing_generate_imports_no_torch() -> None:
     code = "import sys, ffbench.generate; sys.exit('torch' in sys.modules)"
     cwd = Path(methods.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=cwd, check=False).returncode == 0
+
+
+def made_by(run: Run) -> list[Generation]:
+    return sorted((comparable(record) for record in run.generations().values()), key=lambda record: record.key)
+
+
+def test_processes_and_shards_make_the_same_records(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path / "photos")
+    here = generate(suite, "impostor", tmp_path / "here", options()).run
+    apart = generate_all(suite, ["impostor", "still"], tmp_path / "apart", options(engine=Engine("local", 2)))
+    assert [counts(one) for one in apart] == [(0, 4, 0, 0)] * 2
+    assert made_by(apart[0].run) == made_by(here)
+    for part in (2, 1, 2):
+        done = generate(suite, "impostor", tmp_path / "parts", options(shard=Shard(part, 2)))
+    assert counts(done) == (2, 2, 0, 0), "a part knows what it has made"
+    assert made_by(done.run) == made_by(here)
+    assert not list(done.run.root.rglob(".part-*")) and not list(apart[0].run.root.rglob(".part-*"))
+    files = {path.relative_to(done.run.root) for path in done.run.root.rglob("*.mp4")}
+    assert files == {path.relative_to(here.root) for path in here.root.rglob("*.mp4")}
+
+
+def test_a_case_that_kills_its_engine_worker_twice_is_a_failed_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(
+        "import os, signal\nfrom ffbench.making import Maker\n"
+        "class Deadly(Maker):\n"
+        "    def each(self, pairs):\n"
+        "        if any(blank.case_id == 'bob-p0' for blank, _ in pairs):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().each(pairs)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("ffbench.generate.MAKER", "deadly:Deadly")
+    suite = make_suite(tmp_path / "photos")
+    summary = generate(suite, "still", tmp_path / "runs", options(engine=Engine("local", 1)))
+    assert counts(summary) == (0, 3, 1, 0)
+    (failed,) = [record for record in summary.run.generations().values() if record.status == "failed"]
+    assert failed.case_id == "bob-p0" and failed.error == "the worker was killed by SIGKILL"
+    assert len((summary.run.root / "generations.jsonl").read_text().splitlines()) == 4
