@@ -229,11 +229,11 @@ def card_gaps(card: Card) -> list[str]:
 
 
 def in_short(card: Card) -> str:
-    """One line: what it is, of which kind, how large its videos are, and its licence up to the first comma or so."""
+    """One line: what it is, of which kind, how large its videos are, and its licence up to the first semicolon."""
     size = "size by the vendor" if card.kind == "commercial" else ""
     if {"width", "height", "num_frames", "fps"} <= card.settings.keys():
         size = "{width}x{height}, {num_frames} frames at {fps:g}/s".format(**card.settings)
-    facts = [card.kind, size, re.split("[,;:]", card.licence)[0]]
+    facts = [card.kind, size, f"licence {card.licence.partition(';')[0]}"]
     return f"{card.summary} ({'; '.join(fact for fact in facts if fact)})"
 
 
@@ -246,6 +246,8 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
     typed["variants"] = {key: dict(table) for key, table in data.get("variants", {}).items()}
     typed["suites"] = {key: dict(table) for key, table in data.get("suites", {}).items()}
     typed["settings"] = dict(data["settings"])
+    if not isinstance(typed.get("parts", {}), Mapping):
+        raise TypeError(f"parts must be a table of GiB, got {typed['parts']!r}")
     typed["parts"] = {key: float(value) for key, value in data.get("parts", {}).items()}
     for key in ("preprocessing", "dropped"):
         if not isinstance(typed.get(key, ""), str):

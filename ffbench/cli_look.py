@@ -171,9 +171,10 @@ def listing(what: str, out: Path) -> list[tuple[str, str]]:
         UserError: for a kind of thing that it does not know.
     """
     if what == "methods":
+        from ffbench.cards import in_short
         from ffbench.methods import METHODS, card
 
-        return [(name, card(name).summary) for name in sorted(METHODS)]
+        return [(name, in_short(card(name))) for name in sorted(METHODS)]
     if what == "suites":
         from ffbench.suites import embedded_suites
 

@@ -18,7 +18,8 @@ CHEAP = Price("2026-11-01", "price list", 0.2)
 
 
 def card(**values: Any) -> Card:
-    facts = {"repository": "https://vendor.example", "price": (DEAR, CHEAP), "deviations": ("d",), **values}
+    said = {"preprocessing": "None.", "dropped": "None.", "deviations": ("d",)}
+    facts = {"repository": "https://vendor.example", "price": (DEAR, CHEAP), **said, **values}
     return Card("paid", "x.adapter:X", Path(), "s", "commercial", "1", "terms", {"mode": "std"}, **facts)
 
 

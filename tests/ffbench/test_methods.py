@@ -254,12 +254,16 @@ def test_gaps_of_an_open_methods_card(tmp_path: Path) -> None:
             "commit": "0" * 40,
             "weights": (Weight("w", "r1", UNKNOWN, "MIT"),),
             "memory": (Memory("832x480x81", 44.0, "stated by the authors"),),
+            "preprocessing": "None.",
+            "dropped": "None.",
+            "deviations": ("None.",),
             **values,
         }
         return card_gaps(Card("x", "x.adapter:X", tmp_path, "s", "open", "1", "MIT", {"steps": 1}, **facts))  # type: ignore[arg-type]
 
     assert gaps() == []
-    assert gaps(paper="") == ["paper is empty"]
+    for field in ("paper", "preprocessing", "dropped"):
+        assert gaps(**{field: ""}) == [f"{field} is empty"]
     assert gaps(commit="main") == ["commit 'main' is no git commit"]
     assert gaps(weights=(Weight("w", "", "f" * 64, "MIT"),)) == ["weights 'w' lack a revision or a licence"]
     assert len(gaps(weights=(Weight("w", "r", "abc", "MIT"),))) == 1
