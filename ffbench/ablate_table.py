@@ -143,11 +143,13 @@ def _drop(line: Trainings) -> list[str]:
     """Non-frontal minus frontal of one method, paired by person and prompt."""
     notes = []
     for metric in FACESIM:
+        if not all(metric in row.metrics for row in line.rows.values()):
+            continue
         # as two lines whose videos bear the same names
-        sides = [
+        frontal, other = (
             Trainings(line.label, {seed: _of_view(row, view) for seed, row in line.rows.items()}) for view in VIEWS
-        ]
-        if all(metric in row.metrics for row in line.rows.values()) and (found := difference(*sides[::-1], metric)):
+        )
+        if found := difference(other, frontal, metric):
             notes.append(f"{line.label}, non-frontal minus frontal: {METRICS[metric].title} {_numbers(found)}")
     return notes
 

@@ -87,6 +87,7 @@ def elements_of(checkpoints: Sequence[Checkpoint]) -> int | None:
 def _is_model(folder: Path) -> bool:
     """Whether its config.json is that of a checkpoint, not of a training run or a base."""
     try:
-        return {"aligner", "injection", "format"} <= json.loads((folder / CONFIG).read_text("utf-8")).keys()
-    except (OSError, ValueError, AttributeError):
+        keys: set[str] = set(json.loads((folder / CONFIG).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
         return False
+    return {"aligner", "injection", "format"} <= keys

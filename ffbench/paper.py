@@ -83,7 +83,7 @@ def form_tables(place: Path, layouts: Mapping[str, Layout] | None = None) -> dic
     Raises:
         UserError: where a file is missing or damaged.
     """
-    files = {}
+    files: dict[str, str] = {}
     for name, layout in (read_layouts(place) if layouts is None else layouts).items():
         lines = []
         for label, places in layout.rows.items():

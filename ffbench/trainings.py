@@ -107,40 +107,44 @@ def _pooled(line: Trainings) -> Iterator[Cell]:
         if place[1] != "all" and not place[1].startswith("tag:"):
             continue
         found = [table[place] for table in by_place if place in table]
-        yield dataclasses.replace(
+        counted = dataclasses.replace(
             first,
             method=line.label,
-            **_values(rows, place, found),
             num_videos=sum(cell.num_videos for cell in found),
             num_unscored=sum(cell.num_unscored for cell in found),
             num_failed=sum(cell.num_failed for cell in found),
             coverage=_mean([cell.coverage for cell in found if not math.isnan(cell.coverage)]),
         )
+        yield _valued(counted, rows, found)
 
 
-def _values(rows: Sequence[Row], place: tuple[str, str], found: Sequence[Cell]) -> dict[str, float | int | str]:
-    """Mean, interval and identities of one cell over trainings."""
-    metric, group = place
-    lacking = next((cell.reason for cell in found if cell.reason), "")
+def _valued(cell: Cell, rows: Sequence[Row], found: Sequence[Cell]) -> Cell:
+    """The cell with its mean, interval and identities over trainings; `found` are those of single trainings."""
+    lacking = next((one.reason for one in found if one.reason), "")
     if lacking or len(found) < len(rows):
-        return {"value": math.nan, "low": math.nan, "high": math.nan, "num_identities": 0,
-                "reason": lacking or "not every training has it"}  # fmt: skip
-    if METRICS[metric].level == "set":
+        return _missing(cell, lacking or "not every training has it")
+    if METRICS[cell.metric].level == "set":
         # a set has one value a training: too few for an interval
-        return {"value": _mean([cell.value for cell in found]), "num_identities": min(c.num_identities for c in found)}
+        people = min(one.num_identities for one in found)
+        return dataclasses.replace(cell, value=_mean([one.value for one in found]), num_identities=people)
     tables = []
     for row in rows:
-        chosen = frozenset(
-            video for video in row.generations if group == "all" or group[4:] in row.cases[video[0]].tags
-        )
-        tables.append(_by_identity(row, valued(row.only(chosen), metric)))
-    people = sorted(frozenset.intersection(*map(frozenset, tables)))
-    if not people:
-        return {"value": math.nan, "low": math.nan, "high": math.nan, "num_identities": 0,
-                "reason": "no identity has a number under every seed"}  # fmt: skip
-    over = crossed([[table[one] for one in people] for table in tables])
-    return {"value": rounded(over.mean), "low": rounded(over.low), "high": rounded(over.high),
-            "num_identities": over.num_identities}  # fmt: skip
+        tag = cell.group.removeprefix("tag:")
+        chosen = frozenset(v for v in row.generations if cell.group == "all" or tag in row.cases[v[0]].tags)
+        tables.append(_by_identity(row, valued(row.only(chosen), cell.metric)))
+    shared = sorted(frozenset.intersection(*map(frozenset, tables)))
+    if not shared:
+        return _missing(cell, "no identity has a number under every seed")
+    over = crossed([[table[one] for one in shared] for table in tables])
+    mean, low, high = (rounded(value) for value in over[:3])
+    return dataclasses.replace(cell, value=mean, low=low, high=high, num_identities=over.num_identities)
+
+
+def _missing(cell: Cell, reason: str) -> Cell:
+    return dataclasses.replace(
+        cell, value=math.nan, low=math.nan, high=math.nan, num_identities=0, num_videos=0, reason=reason,
+        num_unscored=cell.num_videos + cell.num_unscored,
+    )  # fmt: skip
 
 
 def _mean(values: Sequence[float]) -> float:

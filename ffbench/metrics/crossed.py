@@ -67,13 +67,13 @@ def crossed(values: ArrayLike) -> Crossed:
     ms_identity = seeds * float(by_person.var(ddof=1))
     ms_rest = float((rest**2).sum()) / ((seeds - 1) * (people - 1))
     error = math.sqrt(max(ms_identity + ms_seed - ms_rest, ms_identity, ms_seed) / table.size)
-    weights = (ms_identity, max(ms_seed - ms_rest, 0.0))
+    weights: tuple[float, float] = (ms_identity, max(ms_seed - ms_rest, 0.0))
     if not sum(weights) > 0:
         return Crossed(mean, mean, mean, float(mean == 0), seeds, people)
 
     def quantile(tail: float) -> float:
         of_parts = (float(stdtrit(people - 1, 1 - tail / 2)), float(stdtrit(seeds - 1, 1 - tail / 2)))
-        return sum(w * t for w, t in zip(weights, of_parts, strict=True)) / sum(weights)
+        return float(np.dot(weights, of_parts)) / sum(weights)
 
     half = quantile(1 - LEVEL) * error
     ratio = abs(mean) / error
