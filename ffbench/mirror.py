@@ -278,6 +278,7 @@ def mirrored(place: str | Path, files: bool = True, seconds: float = PUSH_SECOND
             stop.set()
             thread.join()
             _push_last(mirror, failing)
+            note(f"what came from and goes to {url} is kept in {mirror.folder}")
 
 
 def mirror_dir() -> Path:

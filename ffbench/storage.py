@@ -71,7 +71,7 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
+        import fsspec  # type: ignore[import-untyped]
 
         self.url = url
         try:
