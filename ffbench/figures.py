@@ -16,7 +16,8 @@ from ffbench.figures_grid import COLUMNS, block, draw_grid
 from ffbench.figures_sheet import draw_forest, draw_sizes
 from ffbench.figures_style import save
 from ffbench.metrics.catalog import METRICS
-from ffbench.published import VIEWS, PublishedTable
+from ffbench.published import VIEWS, published_table
+from ffbench.records import from_json
 from ffbench.report_frames import VideoFrames
 from ffbench.rows import Row, Video
 from ffbench.tables import BINNED, Sheet
@@ -33,21 +34,17 @@ class FigureOptions:
     """Draw the measured face boxes into grids."""
 
 
-def sheet_figures(
-    made: Sheet, frames: Sequence[VideoFrames], paper: PublishedTable | None = None
-) -> Iterator[tuple[str, Figure]]:
+def sheet_figures(made: Sheet, frames: Sequence[VideoFrames]) -> Iterator[tuple[str, Figure]]:
     """Name and figure of all that is drawn from numbers alone; the same cells and frames give the same figures.
 
     Args:
         made: of `cells.json`.
         frames: of `frames.csv`; none where it was not kept.
-        paper: Table 3 of the paper, for its points in Fig. 8.
     """
     drawn = {f"{metric}-by-yaw": draw_by_yaw(made, metric) for metric in BINNED}
     drawn |= {
         "forest": draw_forest(made),
         "pose-coverage": draw_coverage(made, frames),
-        "dictionary-size": draw_sizes(made, paper),
     }
     yield from ((name, figure) for name, figure in drawn.items() if figure is not None)
 
@@ -90,6 +87,27 @@ def write_figures(
         if metric and (figure := draw_over_time(made, some, metric)):
             paths += save(figure, folder, f"over-time-{name}")
     return paths
+
+
+def write_sizes(cells: Path, folder: Path, published: bool = False) -> list[Path]:
+    """Write Fig. 8, FaceSim by the size of the dictionary; nothing where Table 3 was not made or has one size.
+
+    Args:
+        cells: `cells.json` of `ffbench ablate table3`.
+        folder: of the figures.
+        published: the paper's points too.
+
+    Raises:
+        UserError: where the file cannot be read.
+    """
+    if not cells.is_file():
+        return []
+    try:
+        made = from_json(Sheet, cells.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{cells} cannot be read: {error}", "ffbench ablate table3 writes it anew") from error
+    figure = draw_sizes(made, published_table(3) if published else None)
+    return save(figure, folder, "dictionary-size") if figure else []
 
 
 def _chosen(rows: Sequence[Row], asked: Sequence[str]) -> dict[Video, str]:

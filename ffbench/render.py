@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ MAIN: tuple[tuple[str, ...], ...] = (
 )
 """Columns of the main table; of several the first that has a number somewhere."""
 DASH = "—"
+_HEAD = 12
+"""Letters in a line of a column's head in LaTeX."""
 
 
 @dataclass(frozen=True)
@@ -296,13 +299,35 @@ _LATEX = {
 }
 
 
+_LATIN = frozenset(map(chr, [*range(0x20, 0x7F), *range(0xA1, 0x180)])) - frozenset("ĦħĸĿŀŉŦŧſ")
+"""Letters that every LaTeX sets with T1 fonts."""
+
+
 def latex_escape(shown: str) -> str:
-    """Any string as LaTeX text; arrows and degrees become math."""
-    return "".join(_LATEX.get(char, char) for char in " ".join(shown.split()))
+    """Any string as LaTeX text; arrows and degrees become math, what pdfLaTeX has no letter for its code point."""
+
+    def one(char: str) -> str:
+        if char in _LATEX:
+            return _LATEX[char]
+        return char if char in _LATIN else f"[U+{ord(char):04X}]"
+
+    return "".join(one(char) for char in " ".join(shown.split()))
+
+
+def _stacked(heading: Heading) -> str:
+    """A column's head in lines of few letters: long ones would make the column wider than its numbers."""
+    lines = textwrap.wrap(heading.title, _HEAD, break_long_words=False, break_on_hyphens=False) or [""]
+    escaped = [latex_escape(line) for line in [*lines[:-1], lines[-1] + heading.arrow]]
+    if len(lines) < 2:
+        return "".join(escaped)
+    return r"\begin{tabular}[b]{@{}r@{}}" + r"\\".join(escaped) + r"\end{tabular}"
 
 
 def latex(table: Table, caption: str = "") -> str:
-    """The table for a paper (needs booktabs); every string is escaped."""
+    """The table for a paper (needs booktabs); every string is escaped.
+
+    With graphicx, a table that is wider than its line is scaled down to it.
+    """
 
     def shown(entry: Entry) -> str:
         value = latex_escape(entry.text)
@@ -314,11 +339,13 @@ def latex(table: Table, caption: str = "") -> str:
 
     notes = [rf"\textsuperscript{{{i}}} {latex_escape(note)}" for i, note in enumerate(table.footnotes, 1)]
     notes += [latex_escape(note) for note in (*table.notes, *table.source)]
-    heads = " & ".join(latex_escape(heading.title + heading.arrow) for heading in table.columns)
+    heads = " & ".join(_stacked(heading) for heading in table.columns)
     body = [
         r"\begin{table}[t]",
         r"\centering",
-        *([rf"\caption{{{latex_escape(caption)}}}"] if caption else []),
+        *([rf"\caption{{{latex_escape(caption)}}}", r"\medskip"] if caption else []),
+        r"\setlength{\tabcolsep}{4pt}",
+        r"\begin{lrbox}{0}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"  \toprule",
         f"  {heads} " + r"\\",
@@ -328,6 +355,8 @@ def latex(table: Table, caption: str = "") -> str:
         *lines(table.controls),
         r"  \bottomrule",
         r"\end{tabular}",
+        r"\end{lrbox}",
+        r"\ifdim\wd0>\linewidth\ifdefined\resizebox\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi\else\usebox0\fi",
         r"\par\medskip\footnotesize\raggedright",
         *(f"{note}\\\\" for note in notes[:-1]),
         *notes[-1:],

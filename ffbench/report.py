@@ -13,6 +13,7 @@ from ffbench import published, render
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.published import PublishedTable
+from ffbench.report_document import document
 from ffbench.report_frames import frames_csv, read_frames
 from ffbench.results import write_results
 from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
@@ -60,7 +61,9 @@ class Report:
 
 
 def report(places: Sequence[Path], options: ReportOptions) -> Report:
-    """Write `table.md`, `table.tex`, `table.csv`, `cells.json`, `frames.csv` and `index.html`.
+    """Write `table.md`, `table.tex`, `table.csv`, `cells.json`, `frames.csv`, `tables.tex` and `index.html`.
+
+    `tables.tex` is a LaTeX document of `table.tex` and of the ablations that lie beside the report.
 
     Args:
         places: run folders, or folders of them; runs found inside a folder that are not scored yet are left out and
@@ -97,13 +100,16 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
     paper = _published(made) if options.published else None
     files = table_files(made, options.intervals, options.all_metrics, paper)
     files["frames.csv"] = frames_csv(rows)
+    ablated = sorted(path.parent.name for path in folder.parent.glob("ablate-table[2-6]/table.tex"))
+    files["tables.tex"] = document(["table.tex", *(f"../{name}/table.tex" for name in ablated)])
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
     if options.figures:
-        from ffbench.figures import FigureOptions, write_figures
+        from ffbench.figures import FigureOptions, write_figures, write_sizes
 
         chosen = FigureOptions(options.figure_cases, options.boxes)
         write_figures(made, read_frames(files["frames.csv"]), rows, folder / "figures", chosen)
+        write_sizes(folder.parent / "ablate-table3" / "cells.json", folder / "figures", options.published)
     told = ""
     if options.gallery:
         from ffbench.gallery import Gallery, write_page
@@ -126,7 +132,7 @@ def table_files(
         parts.append(f"\n{render.title(metric)} by |yaw|\n\n" + render.markdown(render.pose_table(made, metric)))
     return {
         "table.md": "".join(parts),
-        "table.tex": render.latex(main),
+        "table.tex": render.latex(main, f"Results on suite {made.suite} under protocol {made.protocol}"),
         "table.csv": published.csv_cells(made, paper) if paper else render.csv_cells(made),
         "cells.json": render.json_sheet(made),
     }
