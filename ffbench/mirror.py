@@ -209,7 +209,7 @@ class Mirror:
             cases = [json.loads(line) for line in (self.folder / name).read_text("utf-8").splitlines()]
             moved = False
             for one in (one for case in cases for one in case["references"]):
-                place = f"references/{one['sha256']}{Path(one['path']).suffix.lower()}"
+                place = _inside(f"references/{one['sha256']}{Path(one['path']).suffix.lower()}")
                 if not Path(one["path"]).is_file() and place in stored:
                     if not (self.folder / place).is_file():
                         self._bucket.get(place, self.folder / place)

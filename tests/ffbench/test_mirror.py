@@ -16,7 +16,7 @@ import pytest
 from ffbench import mirror, storage
 from ffbench.errors import UserError
 from ffbench.mirror import mirrored
-from ffbench.records import Case, Generation, Reference, from_json
+from ffbench.records import Case, Generation, Reference, from_json, to_json
 from ffbench.shard import Shard
 from ffbench.store import Run
 from tests.ffbench.s3server import Line, s3_server
@@ -265,6 +265,15 @@ def test_damage_in_the_store_is_told(machine: Callable[..., None], bucket: Store
     bucket.write("runs/../../evil.txt", b"x")
     with pytest.raises(UserError, match=r"damaged|outside"), mirrored(bucket.url):
         pass
+
+
+def test_a_photograph_cannot_leave_its_folder(machine: Callable[..., None], bucket: Store, tmp_path: Path) -> None:
+    case = Case("s", "1", "c", "i", (Reference("/gone/face.png", "../../../evil"),), "p", "prompt")
+    bucket.write("runs/s@1/m/cases.jsonl", (to_json(case) + "\n").encode())
+    bucket.write("runs/references/../../../evil.png", b"x")
+    with pytest.raises(UserError, match="outside"), mirrored(bucket.url):
+        pass
+    assert list(tmp_path.rglob("evil*")) == []
 
 
 def test_a_video_made_anew_elsewhere_is_fetched_again(machine: Callable[..., None], bucket: Store) -> None:
