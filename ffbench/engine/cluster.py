@@ -71,7 +71,7 @@ class RayCrew:
         else:
             self._path = [str(Path(entry).resolve()) for entry in sys.path]
         self._connect(engine)
-        resources = ray.cluster_resources()
+        resources = self._ray.cluster_resources()
         kind = "GPU" if engine.device.startswith("cuda") else "CPU"
         self.size = engine.workers or int(resources.get(kind, 0))
         if not self.size:

@@ -1,11 +1,11 @@
 """Soak test: faults at random moments while a suite is generated; every case must end in one record.
 
-    python tests/benchmarks/soak.py [--faults 50] [--seed 1] [--ray 0]
+    python tests/benchmarks/soak.py [--faults 50] [--seed 1]
 
 Each round makes the videos of 40 cases with the control `impostor` through the real command, two workers, every other
 round as two shards at once. While it runs, a random fault is done to it: an engine's worker killed, a method's process
-killed, the command killed, or the files of all its processes limited (`RLIMIT_FSIZE`, a full disk), and with `--ray N`
-in N rounds a node of a Ray cluster killed. After every fault, and at the end, is checked what must hold:
+killed, the command killed, or the files of all its processes limited (`RLIMIT_FSIZE`, a full disk). After every fault,
+and at the end, is checked what must hold:
 
 - every whole line is a record, no key stands twice, and each `ok` record's video is there with its sha256;
 - nobody of the killed command's processes lives on;
@@ -45,18 +45,21 @@ FAULTS = ("worker killed", "method killed", "command killed", "disk full")
 class Round:
     """One folder, the commands that write to it, and what must hold of it."""
 
-    def __init__(self, folder: Path, photos: Path, shards: int, ray: bool) -> None:
+    def __init__(self, folder: Path, photos: Path, shards: int) -> None:
         self.out = folder / "runs"
-        self.root = self.out / f"{photos.name}@1" / METHOD
         self.photos = photos
-        self.ray = ray
         self.parts = [f"{part}/{shards}" for part in range(1, shards + 1)] if shards > 1 else [""]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.log = folder / "log"
 
+    @property
+    def root(self) -> Path:
+        """The run folder; its name holds the suite's version, which is made from the photographs."""
+        return next(self.out.glob(f"*/{METHOD}"), self.out)
+
     def start(self, part: str) -> None:
         argv = [sys.executable, "-c", "from ffbench.cli import main; main()", "generate", "-m", METHOD]
-        argv += ["--suite", str(self.photos), "--out", str(self.out), "--engine", "ray" if self.ray else "local"]
+        argv += ["--suite", str(self.photos), "--out", str(self.out), "--engine", "local"]
         argv += ["--workers", "2", "--set", "width=96", "--set", "height=80", "--set", "num_frames=5"]
         argv += ["--shard", part] if part else []
         with self.log.open("ab") as log:
@@ -77,12 +80,12 @@ class Round:
                 video = self.root / record.video
                 assert hashlib.sha256(video.read_bytes()).hexdigest() == record.video_sha256, record.handle
             else:
-                assert "killed by SIGKILL" in record.error or "actor died" in record.error, record.error
+                assert "killed by SIGKILL" in record.error, record.error
 
     def finish(self) -> None:
         """Run every part to its end."""
         for part in self.parts:
-            if part not in self.running or self.running[part].wait(timeout=PATIENCE) not in (0, 1):
+            if self.running.get(part) is None or self.running[part].wait(timeout=PATIENCE) != 0:
                 self.start(part)
         for part in self.parts:
             code = self.running[part].wait(timeout=PATIENCE)
@@ -136,11 +139,13 @@ def strike(fault: str, running: subprocess.Popen[bytes], chance: random.Random) 
             running.wait()
             until(lambda: all(map(gone, every)), "processes of a killed command")
         elif fault == "disk full":
+            limit = chance.choice([100, 2000, 6000])
             for pid in (running.pid, *below(running.pid)):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (chance.choice([100, 2000, 6000]), resource.RLIM_INFINITY))
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             code = running.wait(timeout=PATIENCE)
+            # 1 also where the error could not be printed: the log of this test is a file too
             assert code in (0, 1, 2), code
-            return code == 2
+            return code != 0
         else:
             return False
     except ProcessLookupError:
@@ -164,7 +169,7 @@ def disturb(one: Round, faults: list[str], most: int, chance: random.Random) -> 
         if running.poll() is None and strike(faults[-1], running, chance):
             done[faults.pop()] += 1
         one.check()
-        if running.poll() not in (None, 0, 1):
+        if running.poll() not in (None, 0):
             one.start(part)
     one.finish()
     one.check()
@@ -188,7 +193,7 @@ def main() -> None:
         for number in range(CASES // 20):
             pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), np.uint8)
             Image.fromarray(pixels).save(photos / f"id{number}.png")
-        straight = Round(Path(place), photos, 1, ray=False)
+        straight = Round(Path(place), photos, 1)
         straight.finish()
         expected = {key: record.video_sha256 for key, record in straight.records().items()}
         assert len(expected) == CASES
@@ -198,10 +203,11 @@ def main() -> None:
             rounds += 1
             folder = Path(place, f"round-{rounds}")
             folder.mkdir()
-            one = Round(folder, photos, 1 + rounds % 2, ray=False)
+            one = Round(folder, photos, 1 + rounds % 2)
             survived += disturb(one, faults, 6, chance)
             made = one.records()
-            assert set(made) == set(expected), "cases without a record"
+            differ = set(made) ^ set(expected)
+            assert not differ, f"cases without a record: {len(differ)}; {one.log.read_text()[-3000:]}"
             assert all(record.video_sha256 in ("", expected[key]) for key, record in made.items())
             assert not [path for path in one.root.rglob(".part-*") if path.is_dir() and len(one.parts) == 1]
             statuses.update(record.status for record in made.values())
