@@ -20,8 +20,10 @@ from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions
 from ffbench.methods import find
+from ffbench.paper import form_tables
 from ffbench.protocols import Protocol, get_protocol, with_networks
 from ffbench.published import published_table
+from ffbench.results import check, find_results
 from ffbench.store import Run
 from ffbench.suites import Suite, load_suite
 from tests.ffbench import small_networks
@@ -54,6 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     networks = small_networks.write_networks(place)
     words = ["ablate", "table5", "-m", "still", "-m", "sway", "--limit", str(LIMIT), "--out", str(place / "runs")]
     words += ["--protocol", "basic", "--networks", str(networks), "--with-published"]
+    words += ["--results", str(place / "results")]
     done = CliRunner().invoke(app, words)
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -101,6 +104,16 @@ def test_published_rows_follow_and_are_not_mixed_in(world: World) -> None:
     assert phantom.split()[-4:] == ["_0.470_", "_0.231_", "_0.435_", "_0.216_"]
     assert phantom.count("—") == 6
     assert "Table 5 of the paper" in world.stdout
+
+
+def test_the_results_folder_holds_the_table_and_the_records_that_it_follows_from(world: World) -> None:
+    place = world.out.parent / "results" / f"mini-views@{world.suite.version}"
+    shown = world.out / place.name / "ablate-table5"
+    pairs = {"table5.md": "table.md", "table5.tex": "table.tex", "table5.csv": "table.csv", "table5.json": "cells.json"}
+    assert form_tables(place) == {name: (shown / same).read_text("utf-8") for name, same in pairs.items()}
+    assert {path.parent.name for path in place.rglob("*.jsonl")} == {"still", "sway"}
+    assert [one for one in check(find_results([place])) if one.severity == "error"] == []
+    assert CliRunner().invoke(app, ["validate", str(place.parent)]).exit_code == 0
 
 
 def test_a_second_call_reuses_runs_and_prints_the_same_files(world: World) -> None:

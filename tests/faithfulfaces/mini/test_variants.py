@@ -22,6 +22,7 @@ from faithfulfaces.mini.build import TRIAL, Build, OutOfTimeError
 from faithfulfaces.mini.variants import VARIANTS, Options, build_variants, order, variant
 from faithfulfaces.model import load_model
 from faithfulfaces.pipeline import FaithfulFacesPipeline
+from ffbench.cli import app as ffbench_app
 from ffbench.embedded import FOLDER
 from ffbench.errors import UserError
 
@@ -143,6 +144,28 @@ def test_the_builds_own_training_is_taken_over(made: Path) -> None:
     lines.clear()
     build_variants(made, Options(only=("full",), seeds=2, sizes=SIZES), lines.append)
     assert lines[0].startswith("full, seed 1, 2 of 2: loss_fm")
+
+
+@pytest.mark.slow
+def test_table_2_of_the_trainings_is_made_by_ffbench(made: Path, tmp_path: Path) -> None:
+    """Two seeds of each row through the method's own process, scored, pooled and formed again from its records."""
+    build_variants(made, Options(only=("full", "no-euler", "no-aligner"), seeds=2, sizes=SIZES), str)
+    words = ["ablate", "table2", "--checkpoints", str(made), "--limit", "2", "--out", str(tmp_path / "runs")]
+    done = CliRunner().invoke(ffbench_app, [*words, "--results", str(tmp_path / "results"), "--json"])
+    assert done.exit_code == 0, done.output
+    sheet = json.loads(done.stdout)
+    assert {line["label"]: line["num_made"] for line in sheet["lines"]} == {"✓ / ✓": 4, "✓ / ×": 4, "× / ×": 4}
+    values = {
+        cell["method"]: cell["value"]
+        for cell in sheet["cells"]
+        if (cell["metric"], cell["group"]) == ("clip_score", "all")
+    }
+    assert len(set(values.values())) == 3, "the checkpoints make different videos"
+    assert any("rows of 2 trainings" in note for note in sheet["notes"])
+    records = sorted((tmp_path / "results").rglob("*.jsonl"))
+    assert len(records) == 6
+    assert "no-aligner/seed-1/model" in "".join(path.with_suffix(".json").read_text() for path in records)
+    assert CliRunner().invoke(ffbench_app, ["validate", str(tmp_path / "results")]).exit_code == 0
 
 
 def test_wrong_words_are_answered_in_two_lines(tmp_path: Path) -> None:
