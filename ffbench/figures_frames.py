@@ -55,7 +55,9 @@ def draw_coverage(sheet: Sheet, videos: Sequence[VideoFrames]) -> Figure | None:
         image = None
         for axes, (label, share) in zip(panels.flat, shares.items(), strict=False):
             image = _heat(axes, share, norm)
-            axes.set_title(f"{label}{' (control)' if label in controls else ''}\nfaces {share.sum():.2f}", fontsize=7)
+            axes.set_title(
+                f"{label}{' (control)' if label in controls else ''}\nknown in {share.sum():.2f} of frames", fontsize=7
+            )
         for axes in panels.flat[len(shares) :]:
             axes.set_axis_off()
         figure.supxlabel("yaw of the head in degrees", fontsize=8)

@@ -26,7 +26,7 @@ COLUMNS = 6
 """Frames of a video in a grid of one case; two cases side by side show half as many each."""
 _REFERENCE = 1.05
 """Inches given to a reference."""
-_LETTERS = 20
+_LETTERS = 18
 """Of a line of the prompt below it."""
 
 
@@ -128,7 +128,7 @@ def draw_grid(blocks: Sequence[Block], note: str = "", boxes: bool = False) -> F
         for side, one in zip(sides, blocks, strict=True):
             _draw_block(side, one, (wide, cell), boxes)
         if note:
-            figure.text(0.005, 0.008, note, fontsize=6.5, color="#555555", va="bottom")
+            figure.text(0.005, 0.008, note, fontsize=7, color="#555555", va="bottom")
     return figure
 
 
@@ -151,11 +151,11 @@ def _draw_block(side: SubFigure, one: Block, inches: tuple[float, float], boxes:
         tall = photo
     side.text(0.05 / wide, top + 0.02 / height, one.head, fontsize=7, weight="bold", va="bottom")
     under = top - (tall + 0.06) / height
-    room = int((under - bottom) * height / 0.115)
+    room = int((under - bottom) * height / 0.122)
     lines = textwrap.wrap(one.prompt, _LETTERS)
     if len(lines) > room > 0:
         lines = [*lines[: room - 1], textwrap.shorten(lines[room - 1] + " x" * _LETTERS, _LETTERS, placeholder=" …")]
-    side.text(0.05 / wide, under, "\n".join(lines[: max(room, 0)]), fontsize=6.5, va="top", linespacing=1.25)
+    side.text(0.05 / wide, under, "\n".join(lines[: max(room, 0)]), fontsize=7, va="top", linespacing=1.25)
     grid = side.add_gridspec(
         len(one.strips), len(one.times), left=left, right=1 - 0.02 / wide, top=top, bottom=bottom, wspace=0.02,
         hspace=0.02,
@@ -195,5 +195,5 @@ def _cell(axes: Axes, strip: Strip, column: int, boxes: bool) -> None:
     if text:
         patch = {"facecolor": "white", "alpha": 0.75, "pad": 0.8, "linewidth": 0}
         axes.text(
-            0.02, 0.03, text, transform=axes.transAxes, fontsize=6.5, color=colour, va="bottom", bbox=patch
+            0.02, 0.03, text, transform=axes.transAxes, fontsize=7, color=colour, va="bottom", bbox=patch
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How every figure looks and is saved: a column or a page wide, letters of at least 7 pt, the same bytes twice.
+"""How every figure looks and is saved: a column or a page wide, letters of 7 pt and more, the same bytes twice.
 
 Colours are Okabe and Ito's, each with a marker and, beyond seven, a line style of its own, so that grey print and
 colour-blind eyes tell methods apart; shares and cosines are shown in cividis.

@@ -27,6 +27,11 @@ function arrange(jump = false) {
     shell.style.minHeight = "";
   }
   list.replaceChildren(...order);
+  // what was in view and still is would not be told of again
+  for (const observer of [seen, far]) {
+    observer.disconnect();
+    for (const shell of order) observer.observe(shell);
+  }
   focused = -1;
   const videos = order.reduce((sum, shell) => sum + shell.one.videos.filter((video) => video && !hidden.has(data.methods[video.method].label)).length, 0);
   control("count").textContent = order.length
@@ -133,10 +138,6 @@ function start() {
   control("keys").addEventListener("click", () => control("help").showModal());
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => { if (event.target === dialog || event.target.matches(".close")) dialog.close(); });
-  }
-  for (const shell of shells) {
-    seen.observe(shell);
-    far.observe(shell);
   }
   readAddress();
   arrange(true);

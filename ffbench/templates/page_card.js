@@ -180,12 +180,14 @@ function fill(shell) {
   if (shell.deck) return;
   const one = shell.one;
   const seat = { tiles: [] };
-  const { bar, show } = transport({
-    toggle: () => shell.deck.toggle(), seek: (time) => shell.deck.seek(time), step: (way) => shell.deck.step(way),
-    speed: (rate) => shell.deck.speed(rate),
-  });
-  seat.toggle = () => { focusCase(shell); shell.deck.toggle(); };
-  seat.aim = (time, pressed) => { if (pressed) shell.deck.seek(time); };
+  // whoever is worked with is the case that the address and the keys mean
+  const act = (name) => (...given) => {
+    if (order[focused] !== shell) focusCase(shell);
+    shell.deck[name](...given);
+  };
+  const { bar, show } = transport({ toggle: act("toggle"), seek: act("seek"), step: act("step"), speed: act("speed") });
+  seat.toggle = act("toggle");
+  seat.aim = (time, pressed) => { if (pressed) act("seek")(time); };
   const tiles = one.videos.filter((video) => video && !hidden.has(data.methods[video.method].label))
     .map((video) => tile(one, video, seat));
   const photo = (src, alt) => (src ? make("img", { className: "reference", src, alt, loading: "lazy" }) : "");

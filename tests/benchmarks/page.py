@@ -1,6 +1,6 @@
 """The page of a report in Chromium: how long it takes to open, what it weighs, and pictures of it.
 
-    python tests/benchmarks/page.py runs/mini@1/report/index.html [--shots FOLDER] [--case CASE] [--rounds N] [--json FILE]
+    python tests/benchmarks/page.py PAGE [--shots FOLDER] [--case CASE] [--rounds N] [--json FILE]
 
 `seconds` is the browser's own time from the beginning of the navigation to the end of the load event, `thread` the
 processor time of the page's thread until then; the least of the rounds counts, since whatever else the machine does

@@ -121,7 +121,7 @@ def test_coverage_counts_frames_by_pitch_and_yaw(made: Sheet, frames: list[Video
     figure = draw_coverage(made, frames)
     assert figure is not None
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles[-1] == "still (control)\nfaces 0.94"
+    assert titles[-1] == "still (control)\nknown in 0.94 of frames"
     assert len(titles) == 4
     assert draw_coverage(made, []) is None
 

@@ -98,8 +98,12 @@ def test_worst_come_first_and_controls_do_not_count(visitor: Visitor, rows: list
     visitor.page.select_option("#of", "still")
     still = {case: scores["facesim_arc"].value for (case, _), scores in rows[2].scores.items()}
     assert visitor.order() == [f"{case}-s0" for case in sorted(still, key=lambda case: (still[case], case))]
+    visitor.page.evaluate("document.getElementById('videos').scrollIntoView()")
+    visitor.until("document.querySelector('.case .tile') !== null")
     visitor.page.select_option("#sort", "best")
     assert visitor.order() == [f"{case}-s0" for case in sorted(still, key=lambda case: (-still[case], case))]
+    # what comes into view by the new order is there, too
+    visitor.until("document.querySelector('.case .tile') !== null")
     assert visitor.hash() == "#sort=best&of=still"
 
 
