@@ -27,7 +27,7 @@ from ffbench.cli_options import (
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="table1 to table6 of the paper, or all.")],
+    table: Annotated[str, typer.Argument(help="table1 to table6 of the paper, all, or render.")],
     suite: Annotated[str | None, typer.Option(help="By default mini; mini-views for table5.")] = None,
     protocol: ProtocolOption = None,
     networks: NetworksOption = None,
@@ -52,12 +52,20 @@ def ablate(
     results: Annotated[Path | None, typer.Option(help="Put the table there with its records, to be committed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a table of the paper: its rows from runs, reused where they are there."""
+    """Make a table of the paper: its rows from runs, reused where they are there.
+
+    `render` makes the tables of --results anew from the records there.
+    """
     from ffbench.ablate import HEADS, AblateOptions, ablation
     from ffbench.ablate import ablate as make
     from ffbench.generate import GenerateOptions
+    from ffbench.paper import render_again
     from ffbench.suites import load_suite
 
+    if table == "render":
+        for path in render_again(results or Path("results")):
+            typer.echo(str(path))
+        return
     missing = 0
     # a table that is made with others takes what of the options concerns it
     everything = table == "all"

@@ -51,7 +51,22 @@ def write_table(made: Made, intervals: bool, with_published: bool, folder: Path)
     known[made.name] = Layout(made.heads, made.lines, rows, made.base, made.notes, intervals, with_published)
     written = {name: json.loads(to_json(layout)) for name, layout in sorted(known.items())}
     write_atomic(place / INDEX, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
-    files = form_tables(place, {made.name: known[made.name]})
+    return _write(place, form_tables(place, {made.name: known[made.name]}))
+
+
+def render_again(folder: Path) -> list[Path]:
+    """Form every table below a results folder anew from its records, after a change of their looks; the tables' files.
+
+    Raises:
+        UserError: where there is none, or a file is missing or damaged.
+    """
+    places = [index.parent for index in sorted(folder.rglob(INDEX))]
+    if not places:
+        raise UserError(f"no {INDEX} below {folder}", "ffbench ablate TABLE --results FOLDER makes a table")
+    return [path for place in places for path in _write(place, form_tables(place))]
+
+
+def _write(place: Path, files: Mapping[str, str]) -> list[Path]:
     for name, text in files.items():
         write_atomic(place / name, text.encode())
     return [place / name for name in files]
@@ -112,6 +127,6 @@ def check_tables(folder: Path) -> list[Problem]:
             if not path.is_file() or path.read_bytes() != text.encode():
                 what = "is not what the records beside it give" if path.is_file() else "is missing"
                 problems.append(
-                    Problem("error", str(path), what, "write it anew: ffbench ablate TABLE --results FOLDER")
+                    Problem("error", str(path), what, "write it anew: ffbench ablate render --results FOLDER")
                 )
     return problems

@@ -14,7 +14,7 @@ from ffbench.ablate_table import Line, Made
 from ffbench.archive import from_lines, keep, to_lines
 from ffbench.cli import app
 from ffbench.errors import UserError
-from ffbench.paper import INDEX, check_tables, form_tables, write_table
+from ffbench.paper import INDEX, check_tables, form_tables, render_again, write_table
 from ffbench.records import to_json
 from ffbench.results import read_row
 from ffbench.rows import Row, load_rows
@@ -132,7 +132,12 @@ def test_validate_tells_a_changed_table_record_and_cell(folder: Path) -> None:
     assert runner.invoke(app, ["validate", str(folder)]).exit_code == 1
     table.unlink()
     assert "is missing" in check_tables(folder)[0].what
-    table.write_text(whole)
+    done = runner.invoke(app, ["ablate", "render", "--results", str(folder)])
+    assert str(table) in done.stdout.splitlines()
+    assert table.read_text("utf-8") == whole
+    assert check_tables(folder) == []
+    with pytest.raises(UserError, match=r"no tables\.json below"):
+        render_again(place / "vace")
     videos = next(place.glob("vace/*.jsonl"))
     lines = videos.read_text("utf-8").splitlines(keepends=True)
     data = json.loads(lines[1])
