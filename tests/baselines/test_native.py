@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,9 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from baselines.wan.loading import load_transformer
-from ffbench.contract import Runtime
 from ffbench.errors import UserError
-from ffbench.methods import METHODS, card, find
+from ffbench.methods import METHODS, card
 from ffbench.records import Reference
 from tests.baselines import tiny_wan
 from tests.baselines.plain_wan import PlainWan
@@ -90,16 +88,7 @@ def settings(name: str, root: Path) -> dict[str, str]:
 
 
 def loaded(name: str, chosen: dict[str, str], **values: Any) -> Any:
-    module, _, cls = METHODS[name].partition(":")
-    given = {**find(name).settings, **tiny_wan.SIZE, "num_frames": 9, **chosen, **values}
-    method = getattr(importlib.import_module(module), cls)(given)
-    method.load(Runtime("cpu", ""))
-    return method
-
-
-def video(method: Any, *references: Reference, **options: Any) -> np.ndarray:
-    (output,) = method.generate([tiny_wan.request(*references, **options)])
-    return output.frames
+    return tiny_wan.loaded(name, chosen, **{"num_frames": 9, **values})
 
 
 def in_diffusers_layout(name: str, world: World) -> Any:
@@ -122,11 +111,11 @@ def test_a_checkpoint_in_the_authors_key_layout_makes_the_same_video(
     name: str, world: Callable[[str], World], tmp_path: Path
 ) -> None:
     made = world(name)
-    expected = video(in_diffusers_layout(name, made), made.references[0])
+    expected = tiny_wan.frames(in_diffusers_layout(name, made), made.references[0])
     chosen = originals(name, made, tmp_path)
     keys = {key for file in tmp_path.rglob("*-of-*.safetensors") for key in load_file(file)}
     assert "head.modulation" in keys and not any("attn1" in key or "scale_shift_table" in key for key in keys)
-    got = video(loaded(name, chosen), made.references[0])
+    got = tiny_wan.frames(loaded(name, chosen), made.references[0])
     assert np.ptp(expected) > 20 and np.abs(got.astype(int) - expected).max() <= 1
     # other weights make another video: the equality is no accident of a weak network
     (where,) = {file.parent for file in tmp_path.rglob("*-of-*.safetensors")}
@@ -135,7 +124,7 @@ def test_a_checkpoint_in_the_authors_key_layout_makes_the_same_video(
     tensors = tiny_wan.write_original(where, other, shards=3)
     if name == "concat_id":
         torch.save({**tensors, **adaln()}, tmp_path / "checkpoint.pt")
-    assert tiny_wan.differ(video(loaded(name, chosen), made.references[0]), expected)
+    assert tiny_wan.differ(tiny_wan.frames(loaded(name, chosen), made.references[0]), expected)
 
 
 @pytest.mark.parametrize("name", OWN_FOLDER)
@@ -247,11 +236,11 @@ def test_a_prompt_and_a_person_are_encoded_once(name: str, world: Callable[[str]
     for seed in (5, 6):
         for person in made.references:
             for prompt in ("a person boxes", "a person dances", "the person turns"):
-                videos[person.path, prompt, seed] = video(method, person, prompt=prompt, seed=seed)
+                videos[person.path, prompt, seed] = tiny_wan.frames(method, person, prompt=prompt, seed=seed)
     # VACE also encodes a grey video twice beside each person
     assert runs == {"text": 4, "vae": 6 if name == "vace" else 2}, "three prompts, the negative one; two people"
-    again = made.references[1], "a person dances", 6
-    fresh = video(loaded(name, originals(name, made, tmp_path / "again")), again[0], prompt=again[1], seed=again[2])
+    again, repeated = (made.references[1], "a person dances", 6), {"prompt": "a person dances", "seed": 6}
+    fresh = tiny_wan.frames(loaded(name, originals(name, made, tmp_path / "again")), again[0], **repeated)
     assert np.array_equal(fresh, videos[again[0].path, again[1], again[2]]), "what is remembered changes nothing"
     assert len({made.tobytes() for made in videos.values()}) == len(videos)
 
@@ -259,7 +248,7 @@ def test_a_prompt_and_a_person_are_encoded_once(name: str, world: Callable[[str]
 def test_without_guidance_the_negative_prompt_is_not_encoded(world: Callable[[str], World]) -> None:
     made = world("vace")
     method = loaded("vace", settings("vace", made.root), guidance=1.0)
-    video(method, made.references[0])
+    tiny_wan.frames(method, made.references[0])
     assert method._prompts.runs == 1
 
 

@@ -12,10 +12,8 @@ import torch
 from baselines.phantom.adapter import Phantom, three_passes
 from baselines.wan.sampling import noise
 from ffbench.cards import card_gaps
-from ffbench.contract import Runtime
 from ffbench.errors import UserError
-from ffbench.methods import card, find
-from ffbench.records import Reference
+from ffbench.methods import card
 from tests.baselines import tiny_wan
 
 
@@ -30,16 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def loaded(made: dict[str, Any], **values: Any) -> Phantom:
-    folders = {"base": str(made["root"] / "base"), "checkpoint": str(made["root"] / "checkpoint")}
-    method = Phantom({**find("phantom").settings, **tiny_wan.SIZE, **folders, **values})
-    method.load(Runtime("cpu", ""))
-    return method
-
-
-def frames(method: Phantom, *references: Reference, **options: Any) -> np.ndarray:
-    (output,) = method.generate([tiny_wan.request(*references, **options)])
-    assert output.frames is not None and output.fps == 24.0
-    return output.frames
+    return tiny_wan.loaded("phantom", {key: made["root"] / key for key in ("base", "checkpoint")}, **values)
 
 
 def test_the_card_is_complete_and_says_what_phantom_was_published_with() -> None:
@@ -65,15 +54,8 @@ def test_the_video_is_what_the_description_says(made: dict[str, Any], count: int
         blank[:, :, 2:] = 0
         neg = plain.network(blank, t[None], negative, return_dict=False)[0]
         x = solver.step(neg + 5.0 * (pos_i - neg) + 7.5 * (pos_it - pos_i), t, x, return_dict=False)[0]
-    method, (ann, bob) = loaded(made, negative_prompt="a head"), made["references"]
-    latents = tiny_wan.latents_of(method, *references)
-    assert torch.allclose(latents, x[:, :, :2], atol=1e-3)
-    for others in ((bob,), (bob, ann), (ann, ann)):
-        assert (tiny_wan.latents_of(method, *others) - latents).abs().max() > 0.05, "the test would miss a mistake"
-    assert (tiny_wan.latents_of(method, *references, prompt="a head turns") - latents).abs().max() > 0.05
-    got = frames(method, *references)
-    assert got.shape == (5, 16, 32, 3) and np.ptp(got) > 20
-    assert np.abs(got.astype(int) - plain.frames(x[:, :, :2])).max() <= 1
+    method = loaded(made, negative_prompt="a head")
+    tiny_wan.assert_described(method, references, made["references"], x[:, :, :2], plain)
 
 
 @torch.no_grad()
@@ -105,14 +87,18 @@ def test_each_setting_of_the_guidance_counts_and_people_are_encoded_once(
 ) -> None:
     ann, bob = made["references"]
     method = loaded(made)
-    base = frames(method, ann)
+    base = tiny_wan.frames(method, ann)
     encoded = []
     encode = method._networks.encode
     monkeypatch.setattr(method._networks, "encode", lambda *args: encoded.append(1) or encode(*args))
-    assert np.array_equal(frames(method, ann), base)
-    others = [frames(method, bob), frames(method, ann, seed=6), frames(method, ann, prompt="a person dances")]
+    assert np.array_equal(tiny_wan.frames(method, ann), base)
+    others = [
+        tiny_wan.frames(method, bob),
+        tiny_wan.frames(method, ann, seed=6),
+        tiny_wan.frames(method, ann, prompt="a person dances"),
+    ]
     assert len(encoded) == 1, "ann was encoded before, bob once"
-    others += [frames(loaded(made, **{key: 1.0}), ann) for key in ("guidance_image", "guidance_text", "shift")]
+    others += [tiny_wan.frames(loaded(made, **{key: 1.0}), ann) for key in ("guidance_image", "guidance_text", "shift")]
     assert all(tiny_wan.differ(base, other) for other in others)
 
 
@@ -132,9 +118,7 @@ def test_generate_makes_a_video_of_a_case(made: dict[str, Any], tmp_path: Path) 
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(made: dict[str, Any], values: dict[str, Any], match: str) -> None:
-    with pytest.raises(UserError, match=match) as caught:
-        loaded(made, **values)
-    assert next(iter(values)) in caught.value.fix and len(str(caught.value).splitlines()) == 2
+    tiny_wan.assert_named("phantom", {key: made["root"] / key for key in ("base", "checkpoint")}, values, match)
 
 
 def test_an_image_to_video_base_is_refused(made: dict[str, Any], tmp_path: Path) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from ffbench.contract import Request
+from ffbench.contract import Request, Runtime
+from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, generate
+from ffbench.methods import METHODS, find
 from ffbench.records import Case, Generation, Reference
 from ffbench.suites import Suite
 from tests.faithfulfaces.tiny_vace import WORDS, landscape, portrait, tokenizer
@@ -86,6 +91,52 @@ def loud(network: torch.nn.Module) -> torch.nn.Module:
 def differ(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two videos differ by more than rounding: by 3 of 255 somewhere."""
     return bool(np.abs(one.astype(int) - other).max() >= 3)
+
+
+def loaded(name: str, folders: Mapping[str, Any], **values: Any) -> Any:
+    """A method of the table, its weights in `folders`, ready to make tiny videos."""
+    module, _, cls = METHODS[name].partition(":")
+    chosen = {key: str(path) for key, path in folders.items()}
+    method = getattr(importlib.import_module(module), cls)({**find(name).settings, **SIZE, **chosen, **values})
+    method.load(Runtime("cpu", ""))
+    return method
+
+
+def frames(method: Any, *references: Reference, **options: Any) -> np.ndarray:
+    """The one video of one request, at the rate that the card says."""
+    (output,) = method.generate([request(*references, **options)])
+    assert output.frames is not None and output.fps == method._settings["fps"]
+    assert output.notes.get("dropped_frames") == method._settings.get("drop")
+    return output.frames
+
+
+def assert_described(
+    method: Any, references: Sequence[Reference], people: Sequence[Reference], expected: torch.Tensor, plain: Restated
+) -> None:
+    """The loop ends in the expected latents, the video is their decoding less what is dropped, and mistakes show.
+
+    Args:
+        method: with the negative prompt that `expected` was made with.
+        references: what `expected` [1,16,F,h,w] was made of, with the prompt and seed of `request`.
+        people: two references.
+        expected: of an independent statement.
+        plain: decodes it.
+    """
+    latents, (ann, bob) = latents_of(method, *references), people
+    assert torch.allclose(latents, expected, atol=1e-3)
+    for others in ((bob,), (bob, ann), (ann, ann)):
+        assert (latents_of(method, *others) - latents).abs().max() > 0.05, "the test would miss a mistake"
+    assert (latents_of(method, *references, prompt="a head turns") - latents).abs().max() > 0.05
+    got = frames(method, *references)
+    assert got.shape == (5, 16, 32, 3) and np.ptp(got) > 20
+    assert np.abs(got.astype(int) - plain.frames(expected)[method._settings.get("drop", 0) :]).max() <= 1
+
+
+def assert_named(name: str, folders: Mapping[str, Any], values: dict[str, Any], match: str) -> None:
+    """Loading is refused in two lines that name the first setting of `values`."""
+    with pytest.raises(UserError, match=match) as caught:
+        loaded(name, folders, **values)
+    assert next(iter(values)) in caught.value.fix and len(str(caught.value).splitlines()) == 2
 
 
 def latents_of(method: Any, *references: Reference, **options: Any) -> torch.Tensor:
