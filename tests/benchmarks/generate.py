@@ -14,6 +14,7 @@ the forward calls of the text encoder and the autoencoder, counted by hooks.
 
 A pipeline of published size takes minutes a video; the embedded one takes as long as `--steps` makes it, and seconds
 a video are printed beside the ratio. `--all` makes all 600 videos at the suite's own settings instead, for the counts.
+What is done once a run (imports at the first video, preparation) is in the ratio, so few videos make it larger.
 """
 
 from __future__ import annotations
