@@ -13,8 +13,8 @@ takes it: two passes. Forms are timed in turns, so that a busy machine slows all
     compiled             torch.compile of the transformer
 
 Each row has the median and least seconds, the operations by PyTorch's counter, the largest difference to `two passes`
-relative to its largest value, and on a GPU the peak of memory and the share of the bf16 peak; on a CPU the share of the
-best matrix product in the run. `mini` also times a whole video through the product's adapter, its parts, and what
+relative to its largest value, and on a GPU the peak of memory and the share of the bf16 peak. On a CPU seconds are those
+of the process on one thread, and the share is that of the best matrix product in the run. `mini` also times a whole video through the product's adapter, its parts, and what
 encoding the prompt and the photograph once saves; the others decode latents, whole and tiled. DIR/gpu_generate.json is
 written after every row.
 """
@@ -76,6 +76,8 @@ def main() -> None:
     if not cuda and not given.tiny and names != ["mini"]:
         sys.exit("no GPU here\nrun it with --tiny or --shapes mini, or on a machine with a GPU")
     device = torch.device("cuda" if cuda and names != ["mini"] else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     found: dict[str, Any] = {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads(), "rows": []}
@@ -219,9 +221,7 @@ def videos(rounds: int) -> list[Row]:
     from ffbench.weights import weights_dir
 
     method = Vace(override(for_suite(find("vace"), "mini"), ()))
-    begun = time.perf_counter()
-    method.load(Runtime("cpu", str(weights_dir())))
-    loading = time.perf_counter() - begun
+    loading = _seconds(lambda: method.load(Runtime("cpu", str(weights_dir()))), torch.device("cpu"))
     cases = load_suite("mini").cases
     first, same, other = [], [], []
     device = torch.device("cpu")
@@ -248,11 +248,11 @@ def _parts(method: Any) -> dict[str, list[float]]:
         work, spent = getattr(owner, attribute), found.setdefault(name, [0.0])
 
         def timed(*args: Any, **options: Any) -> Any:
-            begun = time.perf_counter()
+            begun = time.process_time()
             try:
                 return work(*args, **options)
             finally:
-                spent[0] += time.perf_counter() - begun
+                spent[0] += time.process_time() - begun
 
         setattr(owner, attribute, timed)
 
@@ -264,12 +264,15 @@ def _parts(method: Any) -> dict[str, list[float]]:
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Of the clock on a GPU; of this process's CPU time elsewhere, which other work on the machine hardly changes."""
+    if device.type != "cuda":
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+    torch.cuda.synchronize(device)
     begun = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    torch.cuda.synchronize(device)
     return time.perf_counter() - begun
 
 
@@ -282,7 +285,12 @@ def _reset(device: torch.device) -> None:
 def _rate() -> float:
     """Operations a second of the best of many float32 products, short enough to run between two other processes."""
     a = torch.randn(384, 384)
-    return 2 * 384**3 / min(_seconds(lambda: a @ a, a.device) for _ in range(400))
+    spent = []
+    for _ in range(400):
+        begun = time.perf_counter()
+        a @ a
+        spent.append(time.perf_counter() - begun)
+    return 2 * 384**3 / min(spent)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ def s3_server() -> Iterator[str]:
 
 
 class Line:
-    """A TCP proxy: connections are cut with a probability after a random number of bytes, or none are let through."""
+    """A TCP proxy that cuts a share of the connections within their first 60 kB; `down` lets none through.
+
+    moto answers one request a connection.
+    """
 
     def __init__(self, address: str, seed: int = 0) -> None:
         host, _, port = address.removeprefix("http://").partition(":")

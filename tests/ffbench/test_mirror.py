@@ -204,10 +204,10 @@ def test_a_video_is_there_before_its_record_and_lines_only_whole(
 def test_cut_connections_damage_nothing(machine: Callable[..., None], bucket: Store, server: str) -> None:
     line = Line(server)
     machine("one", line.address)
-    line.cut_share = 0.8
+    line.cut_share = 0.3
     with mirrored(bucket.url, seconds=0.1) as out:
         run = Run(out / "s@1" / "m")
-        made = [make(run, number, 40_000) for number in range(12)]
+        made = [make(run, number, 40_000) for number in range(24)]
     machine("two", line.address)
     with mirrored(bucket.url) as out:
         run = Run(out / "s@1" / "m")
