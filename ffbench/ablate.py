@@ -21,6 +21,7 @@ from ffbench.paper import write_table
 from ffbench.protocols import Protocol
 from ffbench.published import METHOD_OF, published_table
 from ffbench.records import digest
+from ffbench.results import portable
 from ffbench.rows import Row, alike, load_rows
 from ffbench.score import ScoreOptions, score
 from ffbench.store import safe_name
@@ -152,7 +153,7 @@ def ablate(what: Ablation, suite: Suite, options: AblateOptions) -> Ablated:
             rows = {seed: keep(row.only(wanted)) for seed, row in _trainings(what, variant, suite, options).items()}
         except UserError as error:
             errors.append(error)
-            lines.append(Line(variant.names, variant.published, "", f"{error.what}; {error.fix}"))
+            lines.append(Line(variant.names, variant.published, "", portable(f"{error.what}; {error.fix}")))
             continue
         label = " / ".join(variant.names)
         # in an ablation a control is a row like the others: it takes part in what is best

@@ -26,6 +26,7 @@ from ffbench.store import safe_name
 from ffbench.tables import cells
 
 HEX64 = re.compile(r"[0-9a-f]{64}")
+_PATH = re.compile(r"(?<![\w.~:/])/(?:[^\s/,;:]+/)+[^\s/,;:]+")
 FACTS = ("ffbench", "python", "platform", "packages")
 """What the provenance of generation and of scoring must say."""
 
@@ -176,11 +177,14 @@ def check(paths: Sequence[Path]) -> list[Problem]:
     return [problem for path in paths for problem in _file(path)]
 
 
+def portable(text: str) -> str:
+    """A text whose absolute paths keep their last three parts: the rest is one machine's."""
+    return _PATH.sub(lambda found: "/".join(["...", *found[0].split("/")[1:][-3:]]), text)
+
+
 def _portable(value: Scalar) -> Scalar:
     """A setting without the folders of one machine; what lay there is told by the hashes of the weights."""
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path("...", *Path(value).parts[-3:]).as_posix()
-    return value
+    return portable(value) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _name(made: Result) -> str:

@@ -17,7 +17,7 @@ from ffbench.errors import UserError
 from ffbench.provenance import provenance
 from ffbench.records import from_json
 from ffbench.report import ReportOptions, report
-from ffbench.results import Result, check, find_results, json_schema
+from ffbench.results import Result, check, find_results, json_schema, portable
 from ffbench.store import Run
 from tests.ffbench.scored_runs import Made, cases, make_run
 
@@ -165,6 +165,20 @@ def test_part_of_a_run_is_no_result(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="whole run, not shared cases"):
         report([out], ReportOptions(gallery=False, common_cases=True, results=tmp_path / "results"))
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("download it to /root/.cache/ffbench/weights/Wan-AI/Wan2.1, or --set base=PATH",
+         "download it to .../weights/Wan-AI/Wan2.1, or --set base=PATH"),
+        ("see https://example.org/a/b/c/d, OWNER/NAME, 3/4", "see https://example.org/a/b/c/d, OWNER/NAME, 3/4"),
+        ("/home/me/b/seed-1/model", ".../b/seed-1/model"),
+        ("~/runs/a/b/c; runs/a/b/c/d", "~/runs/a/b/c; runs/a/b/c/d"),
+    ],
+)  # fmt: skip
+def test_texts_keep_no_folder_of_one_machine(text: str, wanted: str) -> None:
+    assert portable(text) == wanted
 
 
 def test_the_committed_schema_is_that_of_the_dataclass() -> None:
