@@ -98,7 +98,7 @@ class Scorer:
 
     def ahead(self, task: Photograph | Video) -> None:
         """Begin to decode a video that comes after the one in work."""
-        if isinstance(task, Video) and len(self._reading) < 2:
+        if isinstance(task, Video) and len(self._reading) < 2 and task.generation.key not in self._reading:
             self._reading[task.generation.key] = self._reader.submit(self._decode, task)
 
     def do(self, task: Photograph | Video) -> Seen | Measured:

@@ -41,7 +41,7 @@ class RemoteDesk:
 
     def work(self, payloads: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Do tasks together."""
-        return [encode(event) for event in self._desk.do(payloads)]
+        return [encode(event) for event in self._desk.do(payloads, lambda: [])]
 
     def close(self) -> None:
         """Close the worker."""

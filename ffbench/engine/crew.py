@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,12 +106,13 @@ class Desk:
         if prepare is not None and self._busy:
             prepare(payload)
 
-    def do(self, payloads: Sequence[Any], coming: Sequence[Any] = ()) -> Iterator[Event]:
-        """Do tasks together, while those that wait behind them are prepared; an event for each, in order."""
+    def do(self, payloads: Sequence[Any], queued: Callable[[], Iterable[Sequence[Any]]]) -> Iterator[Event]:
+        """Do tasks together, while those that are queued behind them are prepared; an event for each, in order."""
         waiting = list(payloads)
-        self._busy = True
-        for one in coming:
-            self.ahead(one)
+        self._busy = True  # from here on whoever adds to the queue calls `ahead`
+        for several in list(queued()):
+            for one in several:
+                self.ahead(one)
         try:
             while waiting:
                 try:

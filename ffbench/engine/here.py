@@ -52,7 +52,7 @@ class HereCrew:
         event = next(self._work, None)
         if event is None and self._queue:
             payloads = self._queue.popleft()
-            self._work = self._desk.do(payloads, [one for several in self._queue for one in several])
+            self._work = self._desk.do(payloads, lambda: self._queue)
             event = next(self._work)
         return [(0, event)] if event else []
 

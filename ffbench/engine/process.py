@@ -48,6 +48,6 @@ def main() -> None:
     if isinstance(opened, Raised):
         return
     while (message := inbox.get()) is not None:
-        for event in desk.do(message):
+        for event in desk.do(message, lambda: [one for one in tuple(inbox.queue) if one]):
             link.send(encode(event))
     desk.close()

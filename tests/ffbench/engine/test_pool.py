@@ -56,6 +56,9 @@ class Toy:
             end = time.monotonic() + 20
             while not self.prepared and time.monotonic() < end:
                 time.sleep(0.01)
+        if what == "gpu":
+            time.sleep(number)
+            return os.environ["CUDA_VISIBLE_DEVICES"]
         if what == "prepared":
             return payload in self.prepared
         if what == "print":
@@ -236,3 +239,12 @@ def test_prints_of_workers_do_not_reach_stdout(tmp_path: Path, capfd: pytest.Cap
     run(Engine("local", 1), job(tmp_path, [("print", 1)]))
     out, err = capfd.readouterr()
     assert out == "" and "on stdout" in err
+
+
+def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
+    done = run(Engine("local", device="cuda"), job(tmp_path, [("gpu", 0.3)] * 6))
+    assert {one.value for one in done} == {"3", "GPU-7"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="the driver shows no GPU"):
+        run(Engine("local", device="cuda"), job(tmp_path, [("gpu", 0.1)]))
