@@ -40,8 +40,8 @@ function told(sample) {
   const face = Number.isNaN(sample.crop[0]);
   const turn = Number.isNaN(sample.yaw) ? "" : `yaw ${sample.yaw < 0 ? "−" : "+"}${Math.abs(sample.yaw).toFixed(0)}°`;
   const cosines = sample.cosines
-    .map((value, i) => (Number.isNaN(value) ? "" : `${data.curves[i].replace("FaceSim-", "")} ${value.toFixed(2)}`));
-  return [`${sample.time.toFixed(2)} s`, face ? "no face" : turn, ...cosines].filter(Boolean).join(" · ");
+    .map((value, i) => (Number.isNaN(value) ? "" : `${data.curves[i].replace("FaceSim-", "")} ${value.toFixed(2).replace("0.", ".")}`));
+  return [`${sample.time.toFixed(2)} s`, face ? "no face" : turn, cosines.filter(Boolean).join(" ")].filter(Boolean).join(" · ");
 }
 
 // the aligned face of a sample, or the outline of where it lies, drawn from the video as it stands

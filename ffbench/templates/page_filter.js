@@ -9,7 +9,8 @@ function readAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
   for (const name of FIELDS) {
     const field = control(name);
-    field.value = asked.get(name) ?? DEFAULTS[name] ?? "";
+    const value = asked.get(name) ?? DEFAULTS[name] ?? "";
+    field.value = field.type === "number" && !Number.isFinite(Number(value)) ? "" : value;
     if (field.tagName === "SELECT" && field.selectedIndex < 0) field.value = DEFAULTS[name] ?? "";
   }
   hidden.clear();

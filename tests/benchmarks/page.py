@@ -4,7 +4,7 @@
 
 `seconds` is the browser's own time from the beginning of the navigation to the end of the load event, `thread` the
 processor time of the page's thread until then; the least of the rounds counts, since whatever else the machine does
-only adds to both. `--shots` writes page-{laptop,phone}-{light,dark}.png, 1366x900 and 390x844 px, with the named case
+only adds to both. `--shots` writes page-{laptop,phone}-{light,dark}[-top].jpg, 1366x900 and 390x844 px, with the named case
 (or the first) in view and its videos at their middle.
 """
 
@@ -43,7 +43,7 @@ def shoot(browser: Browser, url: str, folder: Path, case: str) -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
             page = context.new_page()
             page.goto(url)
-            page.screenshot(path=folder / f"page-{screen}-{theme}-top.png")
+            page.screenshot(path=folder / f"page-{screen}-{theme}-top.jpg", type="jpeg", quality=85)
             name = case or page.locator("#cases > .case .link").first.text_content()
             page.evaluate(f"location.hash = {json.dumps('#case=' + str(name))}")
             page.wait_for_timeout(1500)
@@ -52,7 +52,7 @@ def shoot(browser: Browser, url: str, folder: Path, case: str) -> None:
             for _ in range(8):
                 page.keyboard.press("ArrowRight")
             page.wait_for_timeout(1500)
-            page.screenshot(path=folder / f"page-{screen}-{theme}.png")
+            page.screenshot(path=folder / f"page-{screen}-{theme}.jpg", type="jpeg", quality=85)
             context.close()
 
 
