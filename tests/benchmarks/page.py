@@ -4,8 +4,8 @@
 
 `seconds` is the browser's own time from the beginning of the navigation to the end of the load event, `thread` the
 processor time of the page's thread until then; the least of the rounds counts, since whatever else the machine does
-only adds to both. `--shots` writes page-{laptop,phone}-{light,dark}[-top].jpg, 1366x900 and 390x844 px, with the named case
-(or the first) in view and its videos at their middle.
+only adds to both. `--shots` writes page-{laptop,phone}-{light,dark}[-top].jpg, 1366x900 and 390x844 px, with the named
+case (or the first) in view and its videos near their end.
 """
 
 from __future__ import annotations
