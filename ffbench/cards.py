@@ -231,8 +231,9 @@ def card_gaps(card: Card) -> list[str]:
 def in_short(card: Card) -> str:
     """One line: what it is, of which kind, how large its videos are, and its licence up to the first semicolon."""
     size = "size by the vendor" if card.kind == "commercial" else ""
-    if {"width", "height", "num_frames", "fps"} <= card.settings.keys():
-        size = "{width}x{height}, {num_frames} frames at {fps:g}/s".format(**card.settings)
+    width, height, frames, fps = (card.settings.get(key) for key in ("width", "height", "num_frames", "fps"))
+    if isinstance(fps, float) and None not in (width, height, frames):
+        size = f"{width}x{height}, {frames} frames at {fps:g}/s"
     facts = [card.kind, size, f"licence {card.licence.partition(';')[0]}"]
     return f"{card.summary} ({'; '.join(fact for fact in facts if fact)})"
 

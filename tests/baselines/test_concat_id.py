@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -338,6 +340,67 @@ def stretched(channel: np.ndarray, height: int, width: int) -> np.ndarray:
     )
     across = np.stack([np.interp(columns, np.arange(channel.shape[1]), row) for row in channel])
     return np.stack([np.interp(rows, np.arange(channel.shape[0]), column) for column in across.T], 1)
+
+
+LABELS = (
+    "background skin nose glasses left-eye right-eye left-brow right-brow left-ear right-ear mouth upper-lip lower-lip"
+)
+LABELS += " hair hat earring necklace neck cloth"
+"""Of jonathandinu/face-parsing, in its order."""
+
+
+class EveryClass(torch.nn.Module):
+    """A parser that sees the nineteen classes from left to right, whatever the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = torch.device("cpu")
+
+    def forward(self, image: Tensor) -> SimpleNamespace:
+        seen = torch.arange(image.shape[3]) * 19 // image.shape[3]
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(seen, 19).T.float()[None, :, None].repeat(1, 1, 8, 1))
+
+
+def test_background_and_what_is_worn_go_hair_and_neck_stay() -> None:
+    def prepare(images: np.ndarray, return_tensors: str) -> dict[str, Tensor]:
+        return {"pixel_values": torch.tensor(images).permute(2, 0, 1)[None].float()}
+
+    cut = faces.Parser(EveryClass(), prepare).cut(np.full((8, 190, 3), 200, np.uint8))
+    black = {name for index, name in enumerate(LABELS.split()) if not cut[:, 10 * index + 5].any()}
+    assert black == {"background", "hat", "earring", "necklace", "cloth"}
+
+
+@pytest.mark.parametrize(("share", "enough"), [(0.39, False), (0.41, True)])
+def test_two_fifths_of_the_crop_have_to_be_face(share: float, enough: bool) -> None:
+    class Edge(EveryClass):
+        """Skin on the left, background right of it."""
+
+        def forward(self, image: Tensor) -> SimpleNamespace:
+            logits = torch.zeros(1, 19, *image.shape[2:])
+            logits[:, 1, :, : round(share * image.shape[3])] = 9
+            logits[:, 0] += 1
+            return SimpleNamespace(logits=logits)
+
+    def prepare(images: np.ndarray, return_tensors: str) -> dict[str, Tensor]:
+        return {"pixel_values": torch.tensor(images).permute(2, 0, 1)[None].float()}
+
+    parser = faces.Parser(Edge(), prepare)
+    with contextlib.nullcontext() if enough else pytest.raises(RefusedError, match="39% of the reference's crop"):
+        assert parser.cut(np.full((8, 200, 3), 200, np.uint8)).any()
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_face_that_is_found_is_aligned_and_the_record_says_so(world: dict[str, Any], found: bool) -> None:
+    ann, seen = world["references"][0], []
+    points = np.array([[60, 80], [110, 80], [85, 110], [65, 140], [105, 140]], np.float32)
+    face = Face(np.array([30, 30, 150, 190], np.float32), points) if found else None
+    method = loaded(world)
+    method._detector = SimpleNamespace(largest=lambda picture: face)
+    method._parser = SimpleNamespace(cut=lambda picture: seen.append(picture) or picture)
+    (output,) = method.generate([tiny_wan.request(ann)])
+    photograph = np.asarray(Image.open(ann.path))
+    assert np.array_equal(seen[0], photograph if face is None else faces.aligned(photograph, face))
+    assert output.notes["reference_face"] == ("largest" if found else "none: whole photograph")
 
 
 def test_another_network_is_no_parser(parser_folder: Path, tmp_path: Path) -> None:

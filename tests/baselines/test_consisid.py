@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
@@ -10,6 +11,7 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -353,3 +355,27 @@ def test_upstreams_ways_to_say_no_face_are_one(
     monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
     with pytest.raises(raised):
         faces.FaceModels((None,) * 6, "cpu", torch.float32).read("x.png")
+
+
+def test_every_network_goes_where_diffusers_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the module cannot be imported here, but its text tells the order of what it returns and takes
+    path = Path(diffusers.__file__).parent / "pipelines" / "consisid" / "consisid_utils.py"
+    defined = {node.name: node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)}
+    last = defined["prepare_face_models"].body[-1]
+    assert isinstance(last, ast.Return) and isinstance(last.value, ast.Tuple)
+    made = tuple(ast.unparse(name) for name in last.value.elts)
+    taken = [argument.arg for argument in defined["process_face_embeddings_infer"].args.args]
+    given: dict[str, object] = {}
+
+    def infer(*args: object, **options: object) -> tuple[object, ...]:
+        given.update(zip(taken, args, strict=False), **options)
+        return (torch.ones(1), [torch.ones(1)], Image.new("RGB", (2, 2)), None)
+
+    upstream = types.ModuleType("consisid_utils")
+    upstream.process_face_embeddings_infer = infer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
+    faces.FaceModels(made, "cpu", torch.float32).read("x.png")
+    renamed = {"clip_vision_model": "face_clip_model", "app": "face_main_model"}
+    assert {name: given[name] for name in taken[:6]} == {name: renamed.get(name, name) for name in taken[:6]}
+    assert (given["device"], given["weight_dtype"], given["img_file_path"]) == ("cpu", torch.float32, "x.png")
+    assert given["is_align_face"] is True

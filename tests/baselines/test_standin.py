@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -299,6 +300,22 @@ def test_background_becomes_white_and_nothing_else() -> None:
     made = faces.on_white(picture, Stripes())
     dark = picture[..., 0] < 128
     assert (made[dark] == 255).all() and np.array_equal(made[~dark], picture[~dark])
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_face_that_is_found_is_cut_out_and_the_record_says_so(world: dict[str, Any], found: bool) -> None:
+    ann = world["references"][0]
+    box = face(60, 60, 120, 130) if found else None
+    method = loaded(world)
+    seen: list[np.ndarray] = []
+    canvas = method.canvas
+    method.canvas = lambda crop: seen.append(canvas(crop)) or seen[-1]
+    method._detector = SimpleNamespace(largest=lambda picture: box)
+    method._parser = Stripes()
+    (output,) = method.generate([tiny_wan.request(ann)])
+    photograph = np.asarray(tiny_wan.portrait())
+    assert np.array_equal(seen[0], faces.on_white(faces.crop(photograph, box), Stripes()))
+    assert output.notes["reference_face"] == ("largest" if found else "none: whole photograph")
 
 
 def test_the_real_parser_loads_its_own_weights_alone(tmp_path: Path) -> None:
