@@ -13,10 +13,10 @@ takes it: two passes. Forms are timed in turns, so that a busy machine slows all
     compiled             torch.compile of the transformer
 
 Each row has the median and least seconds, the operations by PyTorch's counter, the largest difference to `two passes`
-relative to its largest value, and on a GPU the peak of memory and the share of the bf16 peak. On a CPU seconds are those
-of the process on one thread, and the share is that of the best matrix product in the run. `mini` also times a whole video through the product's adapter, its parts, and what
-encoding the prompt and the photograph once saves; the others decode latents, whole and tiled. DIR/gpu_generate.json is
-written after every row.
+relative to its largest value, on a GPU the peak of memory and the share of the bf16 peak. On a CPU seconds are those
+of the process, one thread, and the share is that of the best matrix product in the run. `mini` also times a whole
+video through the product's adapter, its parts, and what encoding the prompt and the photograph once saves; the others
+decode latents, whole and tiled. DIR/gpu_generate.json is written after every row.
 """
 
 from __future__ import annotations
