@@ -212,7 +212,7 @@ def decoding(shape: str, device: torch.device) -> list[Row]:
 
 
 def videos(rounds: int) -> list[Row]:
-    """Whole videos of the embedded base through the product's adapter: first of a person, again, and another prompt."""
+    """Whole videos of the embedded base through the product's adapter: of a person, again of that one, of other people."""
     from baselines.vace.adapter import Vace
     from ffbench.cards import for_suite, override
     from ffbench.contract import Request, Runtime
@@ -234,8 +234,8 @@ def videos(rounds: int) -> list[Row]:
     for case in cases[rounds : 2 * rounds]:
         other.append(_seconds(lambda case=case: list(method.generate([Request(case, 1, "")])), device))
     row: Row = {"shape": "mini", "form": "video", "rounds": rounds, "loading_seconds": loading}
-    row |= {"new_prompt_and_person": statistics.median(first), "both_known": statistics.median(same)}
-    row |= {"least_both_known": min(same), "further_cases": statistics.median(other)}
+    row |= {"new_person": statistics.median(first), "known_person": statistics.median(same)}
+    row |= {"least_known_person": min(same), "other_new_people": statistics.median(other)}
     row["share_of_parts"] = {name: spent[0] / (whole + sum(other)) for name, spent in parts.items()}
     return [row]
 
