@@ -212,7 +212,7 @@ def decoding(shape: str, device: torch.device) -> list[Row]:
 
 
 def videos(rounds: int) -> list[Row]:
-    """Whole videos of the embedded base through the product's adapter: of a person, again of that one, of other people."""
+    """Whole videos of the embedded base through the product's adapter: of a person, of that one again, of others."""
     from baselines.vace.adapter import Vace
     from ffbench.cards import for_suite, override
     from ffbench.contract import Request, Runtime
