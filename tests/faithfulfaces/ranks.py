@@ -1,4 +1,4 @@
-"""What the tests run under torchrun: `ranks.py gradients|context|killed|resumed|base OUT`."""
+"""What the tests run under torchrun: `ranks.py gradients|context-add|killed|resumed|base|probe OUT`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import dataclasses
 import os
 import signal
 import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -118,6 +120,38 @@ def base_output(folder: Path, world: parallel.World) -> dict[str, Tensor]:
     return {"out": out}
 
 
+def probed(folder: Path, world: parallel.World) -> dict[str, Tensor]:
+    """What the probe measures of three cases, the best model that it keeps, and the weights that it measured.
+
+    The latents are sampled by the sharded transformer; a VAE of random weights would show no face, so its place is
+    taken by one that shows the photograph, dimmed by what was sampled.
+    """
+    from faithfulfaces import probe as probing
+    from ffbench.protocols import PROTOCOLS
+    from tests.faithfulfaces import encoded
+
+    networks = folder / f"networks{world.rank}"
+    networks.mkdir(exist_ok=True)
+    PROTOCOLS["tiny"] = encoded.protocol(networks)  # type: ignore[index]
+    config = encoded.recipe(folder / "base", folder / "clips/encoded")
+    asked = dataclasses.replace(encoded.probe(folder / "clips/encoded"), cases=3)
+    config = dataclasses.replace(config, probe=asked)
+    learner = build(config, world)
+    move(learner)
+    generation = probing.GenerationProbe(config, world, folder / f"run{world.size}")
+    person = torch.from_numpy(encoded.portrait().copy())
+
+    def shown(_: object, latents_zFhw: Tensor) -> np.ndarray:
+        light = 0.4 + 0.6 * torch.sigmoid(4 * latents_zFhw.mean())
+        return np.stack([(person * light).to(torch.uint8).numpy()] * 5)
+
+    probing.decoded = shown  # type: ignore[assignment]
+    values = generation.measure(learner)
+    generation.keep_best(learner, 7, values)
+    trained = {name: whole(p) for name, p in learner.named_parameters() if p.requires_grad}
+    return trained | {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
 def inputs() -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(5)
     return {
@@ -130,6 +164,9 @@ def inputs() -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     what, target = sys.argv[1], Path(sys.argv[2])
+    # some distribution installs a top-level package of this name, which would win over a folder without __init__
+    sys.modules["tests"] = types.ModuleType("tests")
+    sys.modules["tests"].__path__ = [str(Path(__file__).parents[1])]
     torch.set_num_threads(1)
     if what == "killed":
         run(six_steps(), target, report=kill_at_four)
@@ -142,6 +179,7 @@ if __name__ == "__main__":
             "context-add": lambda: video_gradients(shared("add"), here),
             "context-token": lambda: video_gradients(shared("token"), here),
             "base": lambda: base_output(target.parent / "base", here),
+            "probe": lambda: probed(target.parent, here),
         }[what]()
         if here.first:
             save_file({name: t.contiguous() for name, t in result.items()}, target)

@@ -31,7 +31,8 @@ from ffbench.extract.extractor import Extractor
 from ffbench.metrics.identity import facesim, missing_as_zero
 from ffbench.protocols import PROTOCOLS, Protocol
 from ffbench.video import Clip, Frames
-from tests.faithfulfaces import encoded, tiny_vace
+from tests.faithfulfaces import encoded, ranks, tiny_vace
+from tests.faithfulfaces.test_parallel import torchrun
 
 ALONE = World(0, 1, torch.device("cpu"), None)
 
@@ -211,6 +212,33 @@ def test_probing_changes_nothing_in_the_training(base: Path, folder: Path, proto
         trainer.train()
         weights.append({name: p.detach().clone() for name, p in trainer.learner.named_parameters()})
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures_and_keep_one_model(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three cases on two ranks: one of them makes a case twice, which must not count twice."""
+    (tmp_path / "base").symlink_to(base)
+    (tmp_path / "clips").symlink_to(folder.parent)
+    done = torchrun(2, str(Path(ranks.__file__)), "probe", str(tmp_path / "two.safetensors"))
+    assert done.returncode == 0, done.stderr
+    two = load_file(tmp_path / "two.safetensors")
+    monkeypatch.setattr(probing, "decoded", probing.decoded)
+    monkeypatch.setattr("ffbench.protocols.PROTOCOLS", dict(PROTOCOLS))
+    one = ranks.probed(tmp_path, ALONE)
+    assert one.keys() == two.keys() and {"probe_facesim", CRITERION, "probe_scored"} <= one.keys()
+    assert float(one["probe_scored"]) == 1 and 0.3 < float(one[CRITERION]) < 0.999
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-6, msg=name)
+    kept = [load_model(tmp_path / f"run{size}" / BEST)[1] for size in (1, 2)]
+    for mine, theirs in zip(*(part.aligner.state_dict().values() for part in kept), strict=True):
+        assert torch.equal(mine, theirs)
+    assert kept[0].lora is not None and kept[1].lora is not None
+    assert all(torch.equal(kept[0].lora.tensors[key], tensor) for key, tensor in kept[1].lora.tensors.items())
+    for size in (1, 2):
+        about = json.loads((tmp_path / f"run{size}" / BEST / RESULT).read_text("utf-8"))
+        assert about["step"] == 7 and about[CRITERION] == pytest.approx(float(one[CRITERION]), rel=1e-3)
 
 
 @pytest.mark.parametrize(
