@@ -57,7 +57,10 @@ def build(
     from faithfulfaces.dataset.sources import find
     from faithfulfaces.dataset.workers import Plan
     from ffbench.engine import Engine
+    from ffbench.errors import UserError
 
+    if address and engine is not Where.ray:
+        raise UserError("--address is the address of a Ray cluster", "add --engine ray, or leave it out")
     chosen = load(settings)
     plan = Plan(settings=chosen, root=out, engine=Engine(engine.value, workers, address, device))
     done = run(plan, find(videos), retry=retry)

@@ -5,13 +5,20 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
 from faithfulfaces.cli import app
+from faithfulfaces.dataset import manifest
+from faithfulfaces.dataset.combine import Row
 from faithfulfaces.dataset.folder import Folder
+from faithfulfaces.dataset.records import ClipRecord
 from ffbench.errors import UserError
+from ffbench.video import write_mp4
 from tests.faithfulfaces.dataset import red
+from tests.faithfulfaces.dataset.test_people import green_reader, person
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("scenedetect")
@@ -59,6 +66,72 @@ def test_from_videos_to_a_calibrated_threshold(tmp_path: Path) -> None:
     assert found.count("is in no shard") == 2
     assert "1 shards" not in call("combine", out)[2]
     assert call("verify", out)[0] == 0
+
+
+def test_copies_and_people_of_the_suite_stay_out(tmp_path: Path) -> None:
+    """A film again with noise and another name, and a film of somebody whose photograph is given."""
+    videos, photos, out, table = (tmp_path / name for name in ("videos", "photos", "out", "settings.json"))
+    videos.mkdir()
+    photos.mkdir()
+    write_mp4(videos / "guest.mp4", person(110, 1), 16)
+    write_mp4(videos / "host.mp4", person(0, 2), 16)
+    noise = np.random.default_rng(0).integers(-6, 7, (24, 128, 128, 1))
+    write_mp4(videos / "host-again.mp4", np.clip(person(0, 2) + noise, 0, 255).astype(np.uint8), 16)
+    PIL.Image.fromarray(person(111, 9)[11]).save(photos / "suite.png")
+    chosen = red.settings(tmp_path).to_json()
+    chosen["networks"] |= {"embedder": "arcface-onnx", "embedder_weights": str(green_reader(tmp_path / "green.onnx"))}
+    chosen["people"] = {"same": 0.95, "exclude": str(photos), "exclude_cosine": 0.95}
+    table.write_text(json.dumps(chosen))
+    assert call("build", "--videos", videos, "--out", out, "--settings", table)[0] == 0
+    rows = {row["source"]: row for row in manifest.read(Folder(out).manifest)}
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "guest.mp4": "excluded",
+        "host.mp4": "",
+        "host-again.mp4": "duplicate",
+    }
+    assert rows["guest.mp4"]["excluded_like"] == "suite.png"
+    assert rows["host-again.mp4"]["detail"].endswith(rows["host.mp4"]["key"])
+    assert json.loads(call("stats", out)[1])["refused"] == {"duplicate": 1, "excluded": 1}
+
+
+def test_what_is_wrong_with_the_input_is_said_in_two_lines(tmp_path: Path) -> None:
+    videos, out, table = tmp_path / "videos", tmp_path / "out", tmp_path / "settings.toml"
+    videos.mkdir()
+    with pytest.raises(UserError, match="holds no video"):
+        call("build", "--videos", videos, "--out", out)
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(UserError, match=r"list\.txt"):
+        call("build", "--videos", listed, "--out", out)
+    table.write_text("[subject]\nthreshold = nan\n")
+    red.film(videos / "a.mp4")
+    with pytest.raises(UserError, match=r"subject\.threshold must lie in 0\.\.1080, got nan"):
+        call("build", "--videos", videos, "--out", out, "--settings", table)
+    with pytest.raises(UserError, match="--address is the address of a Ray cluster"):
+        call("build", "--videos", videos, "--out", out, "--address", "auto")
+    assert not out.exists()
+    out.write_text("a file")
+    with pytest.raises(UserError, match=r"--out .*File exists"):
+        call("build", "--videos", videos, "--out", out)
+
+
+def test_labels_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    out, labels = Folder(tmp_path), tmp_path / "labels.csv"
+    manifest.write(out.manifest, [Row(ClipRecord(key="a-000", source="a.mp4", variation=100.0))])
+    for written, words in (
+        (b"\xff\xfe\x00", "labels.csv"),
+        (b"clip,qualified\na-000,perhaps\n", r"labels\.csv:2: .*'perhaps' is neither"),
+        (b"name,good\na,1\n", r"labels\.csv:2: no clip"),
+        (b"clip,qualified\na-000,1\n", "nothing to part"),
+        (b"clip,qualified\nb-000,1\n", "nothing to part"),
+        (b"clip,qualified\n" + b"x" * 200_000 + b",1\n", "labels.csv"),
+        (b"", "nothing to part"),
+    ):
+        labels.write_bytes(written)
+        with pytest.raises(UserError, match=words):
+            call("calibrate", tmp_path, "--labels", labels)
+    with pytest.raises(UserError, match=r"none\.csv"):
+        call("calibrate", tmp_path, "--labels", tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize("words", [("stats",), ("verify",), ("sample",), ("combine",)])
