@@ -64,6 +64,7 @@ class RayCrew:
             raise UserError("--engine ray needs Ray", "pip install 'ffbench[ray]'") from error
         self._ray: Any = ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine is slow to start it
         self._path: list[str] = []
         self._env: dict[str, str] = {}
         if engine.address:
@@ -82,9 +83,8 @@ class RayCrew:
 
     def _connect(self, engine: Engine) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if engine.address:
-            options["address"] = engine.address
-        else:
+        options["address"] = engine.address or "local"  # nothing: any cluster that happens to stand here
+        if not engine.address:
             size = max(engine.workers, cpus())
             options |= {"num_cpus": size, "include_dashboard": False, "object_store_memory": STORE_BYTES}
         for left in reversed(range(1 if engine.address else STARTS)):
