@@ -36,7 +36,7 @@ def coverage(videos: Sequence[VideoFrames]) -> NDArray[np.float64]:
     known = angles[np.isfinite(angles).all(axis=1)]
     pitch, yaw = (np.clip(known[:, i], edges[0], edges[-1]) for i, edges in enumerate((PITCHES, YAWS)))
     counts, _, _ = np.histogram2d(pitch, yaw, (PITCHES, YAWS))
-    return counts / max(len(angles), 1)
+    return np.asarray(counts / max(len(angles), 1), np.float64)
 
 
 def draw_coverage(sheet: Sheet, videos: Sequence[VideoFrames]) -> Figure | None:

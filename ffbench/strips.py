@@ -204,7 +204,7 @@ def scatter(points: Mapping[str, tuple[Ranged, Ranged]], controls: Sequence[str]
     def to_y(value: float) -> float:
         return round(10 + (height - bottom - 10) * (1 - (value * 5 - floor) / (5 - floor)), 1)
 
-    marks = []
+    marks: list[Mark] = []
     for label, (x, y) in known.items():
         ends = [end if math.isfinite(end) else one[0] for one in (x, y) for end in one[1:]]
         across, along = (to_x(ends[0]), to_x(ends[1])), (to_y(ends[3]), to_y(ends[2]))
