@@ -100,7 +100,7 @@ def _strip(row: Row, video: Video, track: FaceTrack | None, times: Sequence[floa
         return Strip(row.label, none.frames, none.boxes, (), str(error))
     pictures = {n: _scaled(frame, size) for n, frame in zip(wanted, found, strict=True)}
     series = next((s.per_frame for s in (row.scores[video].get(m) for m in BINNED) if s and s.per_frame), ())
-    boxes = track.box[samples] / np.array([width, height, width, height], np.float32)
+    boxes = np.asarray(track.box[samples] / np.array([width, height, width, height]), np.float32)
     values = tuple(series[sample] if series else math.nan for sample in samples)
     return Strip(row.label, np.stack([pictures[n] for n in numbers.tolist()]), boxes, values)
 
