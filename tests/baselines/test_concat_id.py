@@ -62,6 +62,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for block in networks["transformer"].blocks:
         block.attn1.to_v.weight.mul_(8)
         block.attn1.to_out[0].weight.mul_(8)
+        # drawn as ones, it could be mistaken for a norm without weights
+        block.norm2.weight.add_(drawn(WIDTH, seed=7) / 4)
     original = tiny_wan.write_original(root / "original", networks["transformer"])
     torch.save(original, root / "first_stage.pt")
     torch.save({**original, **adaln()}, root / "second_stage_adaln.pt")

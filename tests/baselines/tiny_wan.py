@@ -85,9 +85,6 @@ def loud(network: torch.nn.Module) -> torch.nn.Module:
             weight.mul_(4 if name == "proj_out.weight" else 20)
         elif ".to_q." in name or ".to_k." in name or ".norm_" in name:
             weight.mul_(3)
-        elif ".norm2." in name:
-            # drawn as one and zero, it could be mistaken for a norm without weights
-            weight.add_(torch.randn_like(weight) / 4)
     return network
 
 
