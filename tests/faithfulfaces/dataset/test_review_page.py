@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +210,46 @@ def test_answers_given_while_the_server_is_away_arrive_later(browser: Any, url: 
     ann.page.unroute("**/answer")
     ann.saved()
     assert [a.value for a in answers.read(Folder(folder / "set").reviews)] == ["qualified", "unqualified"]
+
+
+def test_a_killed_server_comes_back_and_open_pages_go_on(browser: Any, folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ["review", str(folder / "set"), "--show", "all", "--videos", str(folder / "videos"), "--port", port]
+    code = "from faithfulfaces.cli import main; main()"
+
+    def start() -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen([sys.executable, "-c", code, "data", *words], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    first, url = start()
+    ann = Person(browser, url, "ann")
+    ann.press("1")
+    ann.at(2)
+    ann.saved()
+    first.kill()
+    first.wait()
+    ann.press("2")
+    ann.page.wait_for_function("() => document.getElementById('saved').textContent === '1 not saved yet'")
+    ann.page.wait_for_function("() => !document.getElementById('trouble').hidden")
+    second, again = start()
+    try:
+        assert again == url
+        ann.at(3)
+        ann.saved()
+        ann.page.wait_for_function("() => document.getElementById('trouble').hidden")
+        ann.press("1")
+        ann.at(4)
+        ann.saved()
+        assert [a.value for a in answers.read(Folder(folder / "set").reviews)] == [
+            "qualified", "unqualified", "qualified",
+        ]  # fmt: skip
+        assert Folder(folder / "set").secret.stat().st_mode & 0o777 == 0o600
+    finally:
+        second.kill()
+        second.wait()
 
 
 def test_a_clip_that_nobody_has_seen_yet_gets_no_answer(browser: Any, url: str, folder: Path) -> None:
