@@ -191,7 +191,8 @@ def share_tokens(transformer: Any, world: World) -> None:
     config = ParallelConfig(context_parallel_config=ContextParallelConfig(ulysses_degree=world.context, mesh=mesh))
     config.setup(world.rank, world.size, world.device, mesh=mesh)
     for module in transformer.modules():
-        if hasattr(processor := getattr(module, "processor", None), "_parallel_config"):
+        processor: Any = getattr(module, "processor", None)
+        if hasattr(processor, "_parallel_config"):
             processor._parallel_config = config
     apply_context_parallel(transformer, config.context_parallel_config, _token_plan())
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from faithfulfaces.probe import GenerationProbe
 from ffbench.errors import UserError
 
 Report = Callable[[int, Mapping[str, float]], None]
+Made = TypeVar("Made", Pairs, Videos)
 
 
 def learning_rate(optim: Optim, step: int, steps: int) -> float:
@@ -116,6 +118,8 @@ class Trainer:
         return terms | {"grad_norm": norm}
 
     def _flow_backward(self, videos: Videos) -> Tensor:
+        if self.clips.blank is None:
+            raise ValueError("L_FM needs cached latents of the grey video")
         total = torch.zeros((), device=self.world.device)
         blank = self.clips.blank.to(self.world.device)
         for i in range(self.micro_batches):
@@ -126,7 +130,7 @@ class Trainer:
             total += loss.detach()
         return parallel.average(total, self.world)
 
-    def _next(self, loader: Loader[Pairs] | Loader[Videos]) -> Pairs | Videos:
+    def _next(self, loader: Loader[Made]) -> Made:
         began = time.perf_counter()
         batch = next(loader)
         self.waited += time.perf_counter() - began

@@ -209,7 +209,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in _fields(type(value))}
+        return {name: _plain(getattr(value, name)) for name in _fields(_hashable(type(value)))}
     return value
 
 
@@ -220,6 +220,11 @@ class _Fields:
     read: Mapping[str, Callable[[Any], Any]]
     """Field -> its value from JSON's; raises TypeError for a value of another type."""
     required: frozenset[str]
+
+
+def _hashable(cls: type[Any]) -> Any:
+    """The class itself: mypy holds that a class of dataclasses may have no hash."""
+    return cls
 
 
 @functools.cache
@@ -235,11 +240,11 @@ def _readers(cls: type[Any]) -> _Fields:
         for f in dataclasses.fields(cls)
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     )
-    return _Fields({name: _reader(hints[name]) for name in _fields(cls)}, frozenset(required))
+    return _Fields({name: _reader(hints[name]) for name in _fields(_hashable(cls))}, frozenset(required))
 
 
 def _build(cls: type[R], data: Mapping[str, Any]) -> R:
-    readers = _readers(cls)
+    readers = _readers(_hashable(cls))
     unknown, absent = sorted(data.keys() - readers.read.keys()), sorted(readers.required - data.keys())
     if unknown or absent:
         raise ValueError(f"{cls.__name__}: unknown fields {unknown}, missing fields {absent}")

@@ -6,6 +6,7 @@ OUT/footage, parts, base, faithful, instruments hold the stages; OUT/embedded is
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -134,7 +135,7 @@ class Build:
                 continue
             seen = seen or self._footage("measure")
             log: list[list[float]] = []
-            net = make(seen, lambda step, loss, name=name, log=log: self._report(name, log, step, loss))
+            net = make(seen, functools.partial(self._report, name, log))
             self._log(name, log)
             instruments.write(net, path)
 
@@ -148,6 +149,7 @@ class Build:
     def faithful(self) -> None:
         """The paper's two losses on the frozen base."""
         config = recipes.mini()
+        assert config.base is not None
         base = dataclasses.replace(config.base, folder=str(self.out / "base_folder" / "transformer"))
         self._train(dataclasses.replace(config, base=base, steps=self.sizes.faithful_steps), self.out / "faithful")
 

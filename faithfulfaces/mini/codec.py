@@ -104,7 +104,7 @@ def fit(videos: Tensor, z_dim: int = 48, ridge: float = 1e-3) -> PatchCodec:
         z_dim: latent channels.
         ridge: of the decoder's least squares, relative to the latents' variance.
     """
-    codec = PatchCodec(z_dim, [0.0] * z_dim, [1.0] * z_dim)
+    codec: PatchCodec = PatchCodec(z_dim, [0.0] * z_dim, [1.0] * z_dim)
     x = videos.permute(0, 4, 1, 2, 3)
     for part, piece in ((codec.first, x[:, :, :1]), (codec.pair, x[:, :, 1:])):
         _fit_part(part, piece, ridge)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from faithfulfaces.synthetic.scene import Frame, Setting
 from ffbench.durable import write_atomic
 from ffbench.truthset import Labelled
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 SIZE, FRAMES, FPS = 64, 9, 8
 """Side in px, frames and rate of a mini video."""
 PORTRAIT = 96
@@ -151,7 +153,7 @@ def _footage(
 ) -> Footage:
     n = len(people)
 
-    def rows(values: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+    def rows(values: NDArray[Scalar], count: int) -> NDArray[Scalar]:
         return values.reshape(n, count, *values.shape[1:])
 
     count = len(photos) // n

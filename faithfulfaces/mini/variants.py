@@ -34,6 +34,7 @@ LADDER = (128, 256, 1024, 2048, 4096)
 
 def _aligner(**changes: Any) -> Callable[[Train], Train]:
     def changed(config: Train) -> Train:
+        assert config.aligner is not None
         return dataclasses.replace(config, aligner=dataclasses.replace(config.aligner, **changes))
 
     return changed
@@ -83,6 +84,7 @@ def order(only: Sequence[str], seeds: int) -> list[tuple[str, int]]:
 def variant(name: str, seed: int, base: Path, sizes: Sizes) -> Train:
     """The recipe of one training on the base in a folder of diffusers' layout."""
     config = recipes.mini()
+    assert config.base is not None
     data = dataclasses.replace(
         config.data, video_batch=sizes.videos, video_micro_batch=sizes.videos, pair_batch=sizes.pairs
     )

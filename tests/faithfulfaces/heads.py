@@ -1,7 +1,7 @@
 """A made-up population for the learning test: heads of shaded ellipsoids, ray-traced with exact angles.
 
 Identity is shape and colour of skull, jaw, nose, eyes, brows, mouth, ears and hair. Pose, light, background, scale and
-place differ in every view.
+place differ in every view. Angles have the signs of ffbench/extract/pose.py.
 """
 
 from __future__ import annotations
@@ -11,21 +11,9 @@ import torch
 from torch import Tensor
 
 from faithfulfaces.data import InMemoryClips
+from ffbench.extract.pose import head_rotation
 
 PARTS = 14
-
-
-def _rotation(euler: Tensor) -> Tensor:
-    """[V,3] pitch, yaw, roll in degrees -> [V,3,3]: roll after pitch after yaw."""
-    pitch, yaw, roll = euler.deg2rad().unbind(-1)
-    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
-    rows = (
-        (one, zero, zero, zero, pitch.cos(), -pitch.sin(), zero, pitch.sin(), pitch.cos()),
-        (yaw.cos(), zero, yaw.sin(), zero, one, zero, -yaw.sin(), zero, yaw.cos()),
-        (roll.cos(), -roll.sin(), zero, roll.sin(), roll.cos(), zero, zero, zero, one),
-    )
-    rx, ry, rz = (torch.stack(r, -1).view(-1, 3, 3) for r in rows)
-    return rz @ rx @ ry
 
 
 def people(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,7 +68,7 @@ def render(count: int, views: int, size: int, seed: int, max_yaw: float = 60.0) 
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     pixels = torch.stack(torch.meshgrid(-axis, axis, indexing="ij"), -1).flip(-1).reshape(-1, 2) * 1.25
     for person in range(count):
-        turn = _rotation(euler[person])
+        turn = torch.from_numpy(head_rotation(euler[person].numpy())).float()
         place = (torch.rand(views, 1, 2, generator=g) - 0.5) * 0.15
         zoom = 0.9 + 0.2 * torch.rand(views, 1, 1, generator=g)
         xy = (pixels * zoom + place)[:, None]
