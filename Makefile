@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	$(BIN)/ffbench run --method faithfulfaces --method vace --method oracle --method still --method impostor --limit 12 --out $(DEMO)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
