@@ -9,7 +9,7 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ffbench import render, strips
+from ffbench.contact import contact_sheet
 from ffbench.durable import write_atomic
 from ffbench.gallery_data import Pictures, page_data
 from ffbench.image import ImageError, read_image
@@ -80,7 +81,7 @@ def write_page(gallery: Gallery) -> Page:
         references[video] = _reference(gallery.folder, row, row.cases[video[0]])
     data = page_data(gallery.sheet, rows, gallery.folder, Pictures(references, strips_of))
     count = sum(len(row.generations) for row in rows)
-    html = page(gallery, data, (len(videos), count, len(chosen))).encode()
+    html = page(gallery, data, (len(videos), count, len(chosen)), _sheets(gallery.folder, rows)).encode()
     path = gallery.folder / "index.html"
     write_atomic(path, html)
     return Page(path, len(videos), count, len(html))
@@ -102,13 +103,14 @@ def choose(rows: Sequence[Row], videos: Sequence[Video], limit: int) -> list[Vid
     return sorted([*first, *spread])
 
 
-def page(gallery: Gallery, data: str, counts: tuple[int, int, int]) -> str:
+def page(gallery: Gallery, data: str, counts: tuple[int, int, int], sheets: Mapping[str, str]) -> str:
     """The page's HTML; every string of the records is escaped.
 
     Args:
         gallery: what is shown.
         data: of `page_data`.
         counts: cases, videos, and cases with film strips.
+        sheets: label of a row -> link of its contact sheet.
     """
     sheet = gallery.sheet
     environment = jinja2.Environment(
@@ -138,6 +140,7 @@ def page(gallery: Gallery, data: str, counts: tuple[int, int, int]) -> str:
         metrics=[(name, METRICS[name]) for name in sheet.metrics],
         recipe=PROTOCOLS.get(sheet.protocol.split("@")[0]),
         failures=failures,
+        sheets=sheets,
         counts=counts,
         weight=_WEIGHT,
         data=data,
@@ -148,6 +151,18 @@ def page(gallery: Gallery, data: str, counts: tuple[int, int, int]) -> str:
     )
     # as wide as what it replaces, so that the size stays true
     return html.replace(_WEIGHT, f"{len(html.encode()) / 1e6:{len(_WEIGHT)}.2f}")
+
+
+def _sheets(folder: Path, rows: Sequence[Row]) -> dict[str, str]:
+    """Write a contact sheet of every row beside the page: label -> link, without rows that have nothing to show."""
+    links = {}
+    with bar("contact sheets", len(rows), "method") as progress:
+        for number, row in enumerate(rows):
+            if (picture := contact_sheet(row)) is not None:
+                links[row.label] = f"contact/{number:02d}.jpg"
+                write_atomic(folder / links[row.label], _jpeg(picture))
+            progress.advance()
+    return links
 
 
 def _style() -> str:

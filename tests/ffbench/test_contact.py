@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ffbench.contact import FRAMES, PEOPLE, SIDE, contact_sheet, spread
+from ffbench.gallery import Gallery, write_page
 from ffbench.rows import Row, load_rows
+from ffbench.tables import sheet
 from ffbench.video import read_clip
 from tests.ffbench.scored_runs import Made, cases, make_run
 
@@ -24,11 +27,11 @@ def row(folder: Path, made: Made, people: int = 3) -> Row:
 
 def test_a_line_a_person_and_a_cell_a_video(tmp_path: Path) -> None:
     found = row(tmp_path, Made("ours", 0.5, failed=("id01-park",)))
-    sheet = contact_sheet(found)
-    assert sheet is not None
+    made = contact_sheet(found)
+    assert made is not None
     width = round(SIDE * 56 / 48)
-    assert sheet.size == (SIDE + 2 * (FRAMES * width + 6), 3 * (SIDE + 2) - 2)
-    pixels = np.asarray(sheet, np.int64)
+    assert made.size == (SIDE + 2 * (FRAMES * width + 6), 3 * (SIDE + 2) - 2)
+    pixels = np.asarray(made, np.int64)
     # the failed one is grey, all of it
     left = SIDE + 6 + FRAMES * width + 6
     assert (pixels[SIDE + 2 : 2 * SIDE + 2, left : left + FRAMES * width] == 104).all()
@@ -51,3 +54,14 @@ def test_people_are_spread_and_few() -> None:
     assert spread(range(30), PEOPLE) == list(range(0, 30, 3))
     assert spread("ab", 6) == ["a", "b"]
     assert spread((), 6) == []
+
+
+def test_the_page_shows_the_sheet_of_every_method(tmp_path: Path) -> None:
+    found = row(tmp_path, Made("ours", 0.5))
+    page = write_page(Gallery(sheet([found]), [found], tmp_path / "page"))
+    html = page.path.read_text("utf-8")
+    assert html.count('<img class="contact"') == 1
+    with Image.open(tmp_path / "page" / "contact" / "00.jpg") as picture:
+        wanted = contact_sheet(found)
+        assert wanted is not None
+        assert picture.size == wanted.size
