@@ -23,6 +23,7 @@ PRINTERS = {
     "ffbench/cli_groups.py",
     "faithfulfaces/cli.py",
     "faithfulfaces/cli_analyse.py",
+    "faithfulfaces/cli_data.py",
     "faithfulfaces/cli_sample.py",
 }
 
