@@ -222,7 +222,8 @@ def test_a_killed_server_comes_back_and_open_pages_go_on(browser: Any, folder: P
     def start() -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen([sys.executable, "-c", code, "data", *words], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        return process, process.stdout.readline().strip()
+        with process.stdout:
+            return process, process.stdout.readline().strip()
 
     first, url = start()
     ann = Person(browser, url, "ann")
