@@ -247,7 +247,7 @@ class MethodProcess:
                     again.add(sent[0][0])
                     alone = 1
                     _empty(request for _, request in sent)
-                    self._count_death(death)
+                    # counted when it ends the case: a case that kills two workers is one bad case
                     continue
                 waiting.popleft()
                 yield Answer(sent[0][0], "failed", str(death))

@@ -257,7 +257,7 @@ def test_noise_hangs_and_aborts_cost_what_they_touch(suite: Path, tmp_path: Path
     few.mkdir()
     lines = (suite / "cases.jsonl").read_text().splitlines(keepends=True)
     (few / "cases.jsonl").write_text("".join(lines[:10]))
-    done, _ = finish(host(few, tmp_path / "out", "unruly", timeout=1.0, site=str(tmp_path / "site")))
+    done, _ = finish(host(few, tmp_path / "out", "unruly", timeout=5.0, site=str(tmp_path / "site")))
     assert done == [0, 4, 6, 0]
     run = run_of(tmp_path / "out", "unruly")
     reasons = {"p1": "timed out", "p2": "SIGABRT", "p3": "ValueError: no face"}

