@@ -41,8 +41,8 @@ def test_a_folder_of_runs_becomes_tables_and_a_page(suite: list[Case], tmp_path:
     made = report([out], ReportOptions())
     assert made.folder == out / "tiny@1" / "report"
     assert sorted(path.name for path in made.folder.iterdir()) == [
-        "cells.json", "contact", "frames.csv", "index.html", "references", "strips", "table.csv", "table.md", "table.tex",
-        "tables.tex",
+        "cells.json", "contact", "frames.csv", "index.html", "references",
+        "strips", "table.csv", "table.md", "table.tex", "tables.tex",
     ]  # fmt: skip
     lines = made.text.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["FaceSim-Cur", "a", "b", "still"]
