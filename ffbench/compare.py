@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ffbench.errors import UserError
 from ffbench.metrics import aggregate
 from ffbench.metrics.catalog import METRICS
-from ffbench.rows import Row, Video, alike, distinct_labels, load_rows, pick_protocol
 from ffbench.store import Run
-from ffbench.tables import faced, set_metric, valued, why_missing
+from ffbench.tables.rows import Row, Video, alike, distinct_labels, load_rows, pick_protocol
+from ffbench.tables.sheet import faced, set_metric, valued, why_missing
 
 CLEAR = 0.05
 """p below which a difference is called one."""

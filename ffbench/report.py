@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffbench import published, render
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
-from ffbench.published import PublishedTable
-from ffbench.report_document import document
-from ffbench.report_frames import frames_csv, read_frames
-from ffbench.results import write_results
-from ffbench.rows import Row, alike, distinct_labels, load_rows, pick_protocol
 from ffbench.store import Run, find_runs
-from ffbench.tables import BINNED, Sheet, sheet
+from ffbench.tables import published, render
+from ffbench.tables.document import document
+from ffbench.tables.frames import frames_csv, read_frames
+from ffbench.tables.published import PublishedTable
+from ffbench.tables.results import write_results
+from ffbench.tables.rows import Row, alike, distinct_labels, load_rows, pick_protocol
+from ffbench.tables.sheet import BINNED, Sheet, sheet
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
     if options.figures:
-        from ffbench.figures import FigureOptions, write_figures, write_sizes
+        from ffbench.figures.write import FigureOptions, write_figures, write_sizes
 
         chosen = FigureOptions(options.figure_cases, options.boxes)
         write_figures(made, read_frames(files["frames.csv"]), rows, folder / "figures", chosen)
         write_sizes(folder.parent / "ablate-table3" / "cells.json", folder / "figures", options.published)
     told = ""
     if options.gallery:
-        from ffbench.gallery import Gallery, write_page
+        from ffbench.page.write import Gallery, write_page
 
         page = write_page(Gallery(made, rows, folder, options.cases, paper))
         told = f"{page.path} ({page.size / 1e6:.1f} MB, {page.num_cases} cases, {page.num_videos} videos)"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ffbench.paper import form_tables
-from ffbench.results import check, find_results
+from ffbench.ablate.paper import form_tables
+from ffbench.tables.results import check, find_results
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 ROWS = {1: 11, 2: 3, 3: 6, 4: 3, 5: 6, 6: 5}

@@ -20,7 +20,7 @@ from faithfulfaces.synthetic.people import SPLITS, Person, person
 from faithfulfaces.synthetic.render import render
 from faithfulfaces.synthetic.scene import Frame, Setting
 from ffbench.durable import write_atomic
-from ffbench.truthset import Labelled
+from ffbench.truth.labelled import Labelled
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 SIZE, FRAMES, FPS = 64, 9, 8

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from faithfulfaces.mini.footage import FPS, Footage
 from faithfulfaces.synthetic.people import SPLITS
 from ffbench.durable import write_atomic
-from ffbench.truthset import Labelled, TruthSet
+from ffbench.truth.labelled import Labelled, TruthSet
 
 PEOPLE, CLIPS = 40, 24
 TURNED = 45.0

@@ -11,7 +11,7 @@ import pytest
 from faithfulfaces.mini.footage import Footage
 from faithfulfaces.mini.truthset import clip_block, truth_set, write_truth
 from faithfulfaces.synthetic.people import SPLITS, split_of
-from ffbench.truthset import FILE, TruthSet
+from ffbench.truth.labelled import FILE, TruthSet
 
 
 def footage(first: int, people: int, photos: int) -> Footage:

@@ -11,8 +11,8 @@ from ffbench.compare import Comparison, compare
 from ffbench.errors import UserError
 from ffbench.metrics import aggregate
 from ffbench.records import Case
-from ffbench.rows import load_rows
-from ffbench.tables import faced, set_metric
+from ffbench.tables.rows import load_rows
+from ffbench.tables.sheet import faced, set_metric
 from tests.ffbench.scored_runs import MISSING, Made, cases, make_run
 
 PROMPTS = (("gym", "boxes"), ("talk", "speaks"))

@@ -9,7 +9,7 @@ import pytest
 
 from ffbench import planning
 from ffbench.cards import for_suite, override
-from ffbench.cli_plan import print_generation, print_scoring
+from ffbench.cli.plan import print_generation, print_scoring
 from ffbench.generate import GenerateOptions
 from ffbench.methods import find
 from ffbench.planning import Forecast, of_scores, of_videos, paced

@@ -12,9 +12,9 @@ from ffbench.errors import UserError
 from ffbench.protocols import PROTOCOLS
 from ffbench.records import Case, from_json
 from ffbench.report import ReportOptions, report, table_files
-from ffbench.rows import load_rows
 from ffbench.store import Run
-from ffbench.tables import Sheet
+from ffbench.tables.rows import load_rows
+from ffbench.tables.sheet import Sheet
 from tests.ffbench.scored_runs import Made, cases, make_run
 
 PROMPTS = (("gym", "boxes"), ("talk", "speaks"))

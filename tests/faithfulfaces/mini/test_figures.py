@@ -13,7 +13,7 @@ from faithfulfaces.mini.figures import YAW_BINS, across_poses, face_crops
 from faithfulfaces.mini.footage import Footage
 from faithfulfaces.runs import open_aligner
 from ffbench.embedded import FOLDER
-from ffbench.truthset import Labelled, TruthSet
+from ffbench.truth.labelled import Labelled, TruthSet
 
 
 def test_retrieval_across_poses_is_what_a_loop_counts(frames: Footage) -> None:

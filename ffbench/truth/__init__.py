@@ -1,0 +1,1 @@
+"""How good the instruments are, where the truth is known."""
