@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from faithfulfaces.dataset import staging
-from faithfulfaces.dataset.combine import Row
 from faithfulfaces.dataset.folder import Folder
+from faithfulfaces.dataset.records import Row
 from ffbench.durable import write_atomic
 
 ANGLES = ("pitch", "yaw", "roll")

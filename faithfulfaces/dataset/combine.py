@@ -17,7 +17,7 @@ from faithfulfaces.dataset import answers, manifest, people, quality, staging
 from faithfulfaces.dataset.build import hold, read_outcomes
 from faithfulfaces.dataset.caption import captions
 from faithfulfaces.dataset.folder import Folder
-from faithfulfaces.dataset.records import ClipRecord
+from faithfulfaces.dataset.records import ClipRecord, Row
 from faithfulfaces.dataset.settings import Settings
 from faithfulfaces.shards import Sample, write_shard
 from ffbench.durable import write_atomic
@@ -26,17 +26,6 @@ from ffbench.records import digest
 SPLITS = ("train", "val")
 PLAN = "plan.json"
 """Beside the splits: what the shards were made of."""
-
-
-class Row(NamedTuple):
-    """A clip with what the whole set makes of it."""
-
-    record: ClipRecord
-    identity: str = ""
-    split: str = ""
-    shard: str = ""
-    """`train/000000.tar`."""
-    prompt: str = ""
 
 
 class Combined(NamedTuple):

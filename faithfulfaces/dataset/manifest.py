@@ -6,14 +6,11 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from faithfulfaces.dataset.records import ClipRecord
+from faithfulfaces.dataset.records import ClipRecord, Row
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
-
-if TYPE_CHECKING:
-    from faithfulfaces.dataset.combine import Row
 
 PAIRS = {"source_size": ("source_width", "source_height")} | {
     name: (f"{name}_least", f"{name}_greatest") for name in ("pitch", "yaw", "roll")

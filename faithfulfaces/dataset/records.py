@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Verdict = Literal["qualified", "rejected", "failed"]
 NAN = float("nan")
@@ -116,3 +116,14 @@ def _back(value: Any, kind: str) -> Any:
     if isinstance(value, list):
         return tuple(NAN if v is None else v for v in value)
     return NAN if value is None and kind == "float" else value
+
+
+class Row(NamedTuple):
+    """A clip with what the whole set makes of it."""
+
+    record: ClipRecord
+    identity: str = ""
+    split: str = ""
+    shard: str = ""
+    """`train/000000.tar`."""
+    prompt: str = ""

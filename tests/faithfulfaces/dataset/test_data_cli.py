@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from faithfulfaces.cli import app
 from faithfulfaces.dataset import manifest
-from faithfulfaces.dataset.combine import Row
 from faithfulfaces.dataset.folder import Folder
-from faithfulfaces.dataset.records import ClipRecord
+from faithfulfaces.dataset.records import ClipRecord, Row
 from ffbench.errors import UserError
 from ffbench.video import write_mp4
 from tests.faithfulfaces.dataset import red
