@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +16,8 @@ from ffbench.tables.sheet import sheet
 from tests.ffbench.page.many_videos import METHODS, make_runs
 from tests.ffbench.scored_runs import Made, cases, make_run
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> in a gym"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
