@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.video import write_mp4
 
 FFBENCH = Path(sys.executable).with_name("ffbench")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("ffbench", "baselines", "faithfulfaces")
 LONG = {"faithfulfaces/trainer.py": 450, "faithfulfaces/aligner.py": 450}
 PRINTERS = {
-    "ffbench/cli/main.py",
+    "ffbench/cli/commands.py",
     "ffbench/report.py",
     "ffbench/cli/look.py",
     "ffbench/cli/ablate.py",
@@ -123,7 +123,7 @@ def test_light_modules_import_no_torch(module: str) -> None:
 def test_help_is_fast_and_light() -> None:
     code = (
         "import resource, sys\n"
-        "from ffbench.cli.main import main\n"
+        "from ffbench.cli import main\n"
         "sys.argv = ['ffbench', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "usage = resource.getrusage(resource.RUSAGE_SELF)\n"

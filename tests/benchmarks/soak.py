@@ -58,7 +58,7 @@ class Round:
         return next(self.out.glob(f"*/{METHOD}"), self.out)
 
     def start(self, part: str) -> None:
-        argv = [sys.executable, "-c", "from ffbench.cli.main import main; main()", "generate", "-m", METHOD]
+        argv = [sys.executable, "-c", "from ffbench.cli import main; main()", "generate", "-m", METHOD]
         argv += ["--suite", str(self.photos), "--out", str(self.out), "--engine", "local"]
         argv += ["--workers", "2", "--set", "width=96", "--set", "height=80", "--set", "num_frames=5"]
         argv += ["--shard", part] if part else []

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.store import Run
 from ffbench.suites import Suite, load_suite

@@ -387,7 +387,7 @@ def test_kills_in_the_middle_leave_only_whole_things(machine: Callable[..., None
 @pytest.mark.slow
 def test_the_commands_take_addresses(machine: Callable[..., None], bucket: Store) -> None:
     def ffbench(*words: str) -> str:
-        code = "from ffbench.cli.main import main; main()"
+        code = "from ffbench.cli import main; main()"
         done = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr

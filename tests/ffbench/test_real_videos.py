@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.extract.extractor import Extractor
 from ffbench.extract.track import FaceTrack
 from ffbench.image import read_image, write_png

@@ -22,7 +22,7 @@ from faithfulfaces.mini.build import TRIAL, Build, OutOfTimeError
 from faithfulfaces.mini.variants import VARIANTS, Options, build_variants, order, variant
 from faithfulfaces.model import load_model
 from faithfulfaces.pipeline import FaithfulFacesPipeline
-from ffbench.cli.main import app as ffbench_app
+from ffbench.cli import app as ffbench_app
 from ffbench.embedded import FOLDER
 from ffbench.errors import UserError
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ffbench.ablate.paper import INDEX, check_tables, form_tables, render_again, write_table
 from ffbench.ablate.table import Line, Made
 from ffbench.ablate.trainings import Trainings
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.records import to_json
 from ffbench.tables.archive import from_lines, keep, to_lines

@@ -17,7 +17,7 @@ from ffbench.ablate.checkpoints import CONFIG
 from ffbench.ablate.paper import form_tables
 from ffbench.ablate.study import AblateOptions, Ablation, Variant, ablate, ablation
 from ffbench.ablate.table import drop
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions
 from ffbench.methods import find

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.methods import METHODS, find
 from ffbench.records import Case

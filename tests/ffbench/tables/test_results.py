@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.errors import UserError
 from ffbench.provenance import provenance
 from ffbench.records import from_json

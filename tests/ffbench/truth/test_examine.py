@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ffbench.cli.main import app
+from ffbench.cli import app
 from ffbench.extract.detect import Mtcnn
 from ffbench.image import write_png
 from ffbench.truth import labelled as truthset
