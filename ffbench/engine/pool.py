@@ -15,7 +15,7 @@ from ffbench.progress import note
 
 MAX_FALLS = 5
 """Workers that may die one after the other, without a result between them, before the run stops; at least as many as
-there are workers."""
+there are workers. A task of a `deadly` job that is given up has its result."""
 QUIET = 60.0
 """Seconds without any worker at work after which a line says so."""
 
@@ -134,6 +134,8 @@ class Pool:
         plan.put_back(sent[len(blamed) :])
         if blamed and plan.died(blamed):
             plan.ended()
+            if slot.job and slot.job.deadly:
+                self._falls = 0
             yield Result(blamed[0].job, blamed[0].task, error=reason, lost=True)
         if self._falls >= max(MAX_FALLS, 2 * self.size):
             raise UserError(

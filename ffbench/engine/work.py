@@ -49,6 +49,8 @@ class Job:
     """Tasks that a worker is given together, at most; those have no effect on each other's values."""
     ahead: int = 0
     """Tasks that may wait at a worker beside the one in work, so that it can prepare them."""
+    deadly: bool = False
+    """Tasks kill workers by themselves, as damaged files do: however many are lost in a row, the run goes on."""
 
 
 @dataclass(frozen=True)

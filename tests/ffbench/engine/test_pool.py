@@ -170,6 +170,20 @@ def test_workers_that_only_die_stop_the_run(tmp_path: Path) -> None:
     assert "exit code 3" in caught.value.what
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_deadly_tasks_cost_themselves_alone(workers: int, tmp_path: Path) -> None:
+    """A worker that cannot even open still stops the run."""
+    tasks = job(tmp_path, [*[("die", n) for n in range(6)], ("double", 3)])
+    if workers == 1:
+        with pytest.raises(UserError, match="5 workers died one after the other"):
+            run(Engine("local", 1), tasks)
+    done = {one.task: one for one in run(Engine("local", workers), replace(tasks, deadly=True))}
+    assert [done[n].lost for n in range(7)] == [True] * 6 + [False]
+    assert done[6].value[1] == 6
+    with pytest.raises(UserError, match="workers died one after the other"):
+        run(Engine("local", workers), replace(job(tmp_path, [("double", 1)] * 4, how="dies"), deadly=True))
+
+
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_leftover_workers_take_the_next_job(engine: Engine, tmp_path: Path) -> None:
     first, second = job(tmp_path, [("sleep", 0.2)] * 3), job(tmp_path, [("double", 4)] * 5, cls="Other")
