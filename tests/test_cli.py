@@ -80,7 +80,7 @@ def test_three_commands_on_the_mini_world(home: Path) -> None:
 
 
 def test_json_is_data_alone(home: Path, ran: subprocess.CompletedProcess[str]) -> None:
-    cells = json.loads(ffbench(home, "report", "--no-gallery", "--json", "--out", "runs").stdout)
+    cells = json.loads(ffbench(home, "report", "--no-html", "--json", "--out", "runs").stdout)
     assert cells
     listed = json.loads(ffbench(home, "ls", "runs", "--out", "runs", "--json").stdout)
     assert [row["summary"] for row in listed] == ["3 ok, 0 failed, 0 refused"] * 2
@@ -99,6 +99,7 @@ def test_show_compare_and_lists(home: Path, ran: subprocess.CompletedProcess[str
         assert ffbench(home, "show", key).stdout
     compared = ffbench(home, "compare", "runs/photos@1/still", "runs/photos@1/sway").stdout
     assert "pose range" in compared.lower()
+    assert ffbench(home, "compare", "still", "sway", "--out", "runs").stdout == compared
     for what in ("methods", "suites", "protocols", "metrics"):
         assert len(ffbench(home, "ls", what).stdout.splitlines()) >= 3
     assert ffbench(home, "--version").stdout.strip()
@@ -149,7 +150,7 @@ BAD = [
     (("weights", "pull", "buffalo_l"), "FFBENCH_OFFLINE"),
     (("run", "-m", "still", "--protocol", "standard", "--limit", "1"), "ffbench weights pull buffalo_l"),
     (("suites", "fetch", "paper"), "FFBENCH_OFFLINE"),
-    (("compare", "a", "b"), "a"),
+    (("compare", "a", "b"), "a is no folder, and no run below runs is called so"),
     (("validate", "--suite", "nowhere"), "nowhere"),
 ]
 

@@ -182,7 +182,7 @@ def report(
     common_cases: Annotated[bool, typer.Option(help="Use only the cases that every run shares.")] = False,
     all_metrics: Annotated[bool, typer.Option(help="A column for every metric of the protocol.")] = False,
     small_sets: Annotated[bool, typer.Option(help="Form FID below 2048 crops too (biased).")] = False,
-    gallery: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
+    html: Annotated[bool, typer.Option(help="Write the page of videos and curves.")] = True,
     cases: Annotated[int, typer.Option(min=1, help="Cases with film strips on the page.")] = 40,
     with_published: PublishedOption = False,
     figures: Annotated[bool, typer.Option("--figures", help="Draw every figure, PNG and PDF.")] = False,
@@ -199,7 +199,7 @@ def report(
         protocol=protocol,
         intervals=ci,
         common_cases=common_cases,
-        gallery=gallery,
+        gallery=html,
         small_sets=small_sets,
         all_metrics=all_metrics,
         cases=cases,
@@ -214,7 +214,7 @@ def report(
         print((made.folder / "cells.json").read_text("utf-8"))
     else:
         print(made.text)
-    say(f"page: {made.page}" if gallery else f"tables: {made.folder}")
+    say(f"page: {made.page}" if html else f"tables: {made.folder}")
     if results:
         say(f"results: {results}; next: ffbench validate {results}")
 

@@ -27,6 +27,7 @@ from ffbench.cli.options import (
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
+    from ffbench.store import Run
     from ffbench.tables.results import Problem
     from ffbench.validate import Finding
 
@@ -57,18 +58,34 @@ def show(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run folder.")],
-    b: Annotated[Path, typer.Argument(help="Another run folder.")],
+    a: Annotated[Path, typer.Argument(help="A run folder, or the name of a method with a run below --out.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    out: OutOption = Path("runs"),
     protocol: Annotated[str | None, typer.Option(help="Protocol id, where runs were scored with several.")] = None,
     common_cases: Annotated[bool, typer.Option(help="Use only the cases that both share.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Paired differences of two runs, with intervals; refuses unlike runs and names what differs."""
     from ffbench.compare import compare as hold
-    from ffbench.store import Run
 
-    result = hold(Run(a), Run(b), protocol, common_cases=common_cases)
+    result = hold(_run(a, out), _run(b, out), protocol, common_cases=common_cases)
     print(json.dumps([dataclasses.asdict(row) for row in result.rows]) if as_json else result.text)
+
+
+def _run(place: Path, out: Path) -> Run:
+    from ffbench.store import Run, find_runs
+
+    if place.is_dir():
+        return Run(place)
+    found = [run for run in find_runs(out) if run.root.name == str(place)]
+    if len(found) != 1:
+        several = ": " + ", ".join(str(run.root) for run in found) if found else ""
+        raise UserError(
+            f"{place} is no folder, and {len(found) or 'no'} run{'s' * (len(found) > 1)} below {out} "
+            f"{'are' if found else 'is'} called so{several}",
+            "give a run folder; ffbench ls runs lists them",
+        )
+    return found[0]
 
 
 def validate(

@@ -40,7 +40,7 @@ def print_generation(
         typer.echo(f"{method}: {len(made.todo)} videos to make, {len(made.done)} done -> {made.run.root}")
         typer.echo(f"  settings {settings}")
         for memory in made.card.memory:
-            typer.echo(f"  memory {memory}")
+            typer.echo(f"  memory {memory.gib:g} GiB: {memory.configuration} ({memory.source})")
         if made.card.kind != "commercial":
             typer.echo(f"  time {time.line(options.engine.workers or 1, hour_price)}")
         if line := meter_of(made, options).estimate():

@@ -398,6 +398,6 @@ def test_the_commands_take_addresses(machine: Callable[..., None], bucket: Store
     machine("three")
     assert f"2 scored, 0 done before, 0 damaged: {bucket.url}" in ffbench("score", f"{bucket.url}/mini@1/still")
     machine("four")
-    assert "still (control)" in ffbench("report", bucket.url, "--no-gallery")
+    assert "still (control)" in ffbench("report", bucket.url, "--no-html")
     cells = json.loads(bucket.read("runs/mini@1/report/cells.json"))
     assert cells["lines"][0]["num_made"] == 2

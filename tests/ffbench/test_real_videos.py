@@ -119,7 +119,7 @@ def test_the_right_person_scores_above_every_other(assets: Path, real: tuple[Pat
 @pytest.mark.slow
 def test_a_table_and_per_frame_values_come_out(real: tuple[Path, Path, Path]) -> None:
     _, __, out = real
-    done = CliRunner().invoke(app, ["report", "--out", str(out), "--no-gallery"])
+    done = CliRunner().invoke(app, ["report", "--out", str(out), "--no-html"])
     assert done.exit_code == 0, done.output
     assert "given" in done.stdout
     frames = next(out.glob("*/report/frames.csv")).read_text()

@@ -242,7 +242,7 @@ def test_a_row_whose_name_ends_with_its_settings_is_the_same_method() -> None:
 
 
 def test_the_option_of_the_command_line(out: Path) -> None:
-    done = CliRunner().invoke(app, ["report", str(out), "--no-gallery", "--with-published"])
+    done = CliRunner().invoke(app, ["report", str(out), "--no-html", "--with-published"])
     assert done.exit_code == 0
     assert "published FaceSim-Cur" in done.stdout
 

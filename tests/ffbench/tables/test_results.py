@@ -217,7 +217,7 @@ def test_a_file_has_the_fields_and_types_of_the_schema(handed_in: Path) -> None:
 def test_the_command_line_writes_and_checks(out: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     runner = CliRunner()
-    done = runner.invoke(app, ["report", str(out), "--no-gallery", "--results", str(results)])
+    done = runner.invoke(app, ["report", str(out), "--no-html", "--results", str(results)])
     assert done.exit_code == 0
     assert "ffbench validate" in done.stderr
     done = runner.invoke(app, ["validate", str(results)])
