@@ -24,7 +24,6 @@ from faithfulfaces.dataset.workers import Plan, Stages, outcomes
 from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import bar, note
-from ffbench.records import digest
 
 AGAIN = frozenset({"crash", "timeout", "error"})
 """Reasons that another try may change."""
@@ -63,8 +62,6 @@ def build(plan: Plan, sources: Sequence[Source], *, retry: bool = False) -> Buil
         check_settings(folder, plan.settings)
         known = read_outcomes(folder)
         todo = [s for s in sources if _open(s, known.get(s.name), retry)]
-        # bad files lie together, and an engine stops when its workers die one after the other
-        todo.sort(key=lambda source: digest(source.name, 16))
         if not todo:
             return Built(0, len(sources), 0)
         failed = 0

@@ -16,6 +16,7 @@ from faithfulfaces.dataset.checks import Check, check
 from faithfulfaces.dataset.settings import Networks, Settings
 from faithfulfaces.pose import EnlargedBoxPose
 from ffbench.errors import UserError
+from ffbench.extract.align import ARCFACE_TEMPLATE
 from ffbench.extract.crops import Face, crop
 from ffbench.extract.detect import Detector, detect_ladder, largest
 from ffbench.extract.embed import Embedder
@@ -26,6 +27,8 @@ from ffbench.weights import resolve
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+SIDE = 112
+"""px of the template of five points."""
 PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -74,9 +77,20 @@ def open_instruments(settings: Settings, device: str) -> Instruments:
             embedder = build("arc", Network(wanted.embedder, wanted.embedder_weights), device)
         found = (*_filters(settings, device), *map(check, settings.quality.checks))
     made = Instruments(detector, pose, embedder, None, found)
+    _try(made, wanted)
     if settings.people.exclude:
         made = made._replace(excluded=_excluded(Path(settings.people.exclude), made, wanted))
     return made
+
+
+def _try(made: Instruments, wanted: Networks) -> None:
+    """Run each network once: one that ends its process here is no clip's fault, and stops the build."""
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+    box, points = np.array([[0, 0, SIDE, SIDE]], np.float32), ARCFACE_TEMPLATE[None]
+    detect_ladder(made.detector, picture, wanted.ladder)
+    made.pose.angles([picture], box, points)
+    if made.embedder is not None:
+        embed(made.embedder, [picture], box, points)
 
 
 def _filters(settings: Settings, device: str) -> Iterator[Check]:

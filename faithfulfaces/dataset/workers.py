@@ -91,6 +91,7 @@ def outcomes(plan: Plan, sources: Sequence[Source]) -> Iterator[Done]:
         dataclasses.replace(plan, root=plan.root.absolute()),
         [Task(source._replace(path=source.path.absolute())) for source in sources],
         gpus=int(plan.engine.device == "cuda"),
+        deadly=True,
     )
     with open_pool(plan.engine) as pool:
         try:

@@ -152,6 +152,19 @@ def test_what_killed_writers_left_is_cleared(made: Made) -> None:
     looked_at.rmdir()
 
 
+@pytest.mark.slow
+def test_a_cluster_makes_the_same_set(made: Made, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    folder = Folder(tmp_path / "out")
+    done = build(Plan(settings=made.settings, root=folder.root, engine=Engine("ray", 2)), find(made.videos))
+    assert (done.sources, done.failed) == (13, 4)
+    assert json.loads(folder.log.read_text())["engine"] == "ray"
+    combine(folder, made.settings)
+    assert folder.manifest.read_bytes() == made.folder.manifest.read_bytes()
+    for path in sorted(made.folder.root.glob("shards/**/*.tar")):
+        assert (folder.root / path.relative_to(made.folder.root)).read_bytes() == path.read_bytes(), path
+
+
 def test_other_settings_need_another_folder(made: Made) -> None:
     other = dataclasses.replace(made.settings, subject=dataclasses.replace(made.settings.subject, threshold=61.0))
     with pytest.raises(UserError, match=r"begun with subject.threshold = 60"):
@@ -245,36 +258,75 @@ def test_killed_and_damaged_it_ends_as_if_undisturbed(made: Made, tmp_path: Path
         assert (folder.root / path.relative_to(made.folder.root)).read_bytes() == path.read_bytes(), path
 
 
-def test_a_process_that_crashes_or_hangs_costs_one_source(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The crash and the hang are real; only their cause is made up: opening files of certain names."""
-    videos = tmp_path / "videos"
+BOMBS = ("bomb-1", "bomb-2", "bomb-3")
+
+
+def mined(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Path:
+    """Films; until PYTHONPATH is as before, processes crash or hang over those of certain names.
+
+    Crash and hang are real; only their cause is made up.
+    """
+    videos = folder / "videos"
     videos.mkdir()
-    for name in ("bomb", "good", "hang"):
-        red.film(videos / f"{name}.mp4", texture=len(name) + ord(name[0]))
+    for number, name in enumerate(names):
+        red.film(videos / f"{name}.mp4", texture=100 + number)
     # spawned processes import this from the path
-    (tmp_path / "sitecustomize.py").write_text(
+    (folder / "sitecustomize.py").write_text(
         "import sys\n"
         "def hook(event, args):\n"
-        "    if event == 'open' and str(args[0]).endswith('bomb.mp4'):\n"
+        "    if event == 'open' and 'videos/bomb' in str(args[0]):\n"
         "        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "    if event == 'open' and str(args[0]).endswith('hang.mp4'):\n"
+        "    if event == 'open' and 'videos/hang' in str(args[0]):\n"
         "        import time; time.sleep(1000)\n"
         "sys.addaudithook(hook)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return videos
+
+
+def test_a_process_that_crashes_or_hangs_costs_one_source(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when such sources follow one another."""
+    videos = mined(tmp_path, monkeypatch, *BOMBS, "good", "hang")
     plan = Plan(settings=made.settings, root=tmp_path / "out", timeout=8)
     done = build(plan, find(videos))
-    assert (done.sources, done.failed) == (3, 2)
+    assert (done.sources, done.failed) == (5, 4)
     rows = {row.record.source: row.record for row in combine(Folder(plan.root), made.settings).rows}
-    assert {name: row.reason for name, row in rows.items()} == {
-        "bomb.mp4": "crash",
-        "good.mp4": "",
-        "hang.mp4": "timeout",
-    }
-    assert rows["bomb.mp4"].detail == "two workers died over it; the last: the worker was killed by SIGSEGV"
+    assert {name: row.reason for name, row in rows.items()} == dict.fromkeys(
+        (f"{name}.mp4" for name in BOMBS), "crash"
+    ) | {"good.mp4": "", "hang.mp4": "timeout"}
+    assert rows["bomb-1.mp4"].detail == "two workers died over it; the last: the worker was killed by SIGSEGV"
     monkeypatch.delenv("PYTHONPATH")
     assert build(plan, find(videos)).sources == 0
     again = build(dataclasses.replace(plan, timeout=60), find(videos), retry=True)
-    assert (again.sources, again.skipped, again.failed) == (2, 1, 0)
+    assert (again.sources, again.skipped, again.failed) == (4, 1, 0)
+
+
+@pytest.mark.slow
+def test_a_crash_on_a_cluster_costs_one_source(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    videos = mined(tmp_path, monkeypatch, *BOMBS, "good", "hang")
+    plan = Plan(settings=made.settings, root=tmp_path / "out", timeout=8, engine=Engine("ray", 2))
+    assert build(plan, find(videos)) == (5, 0, 4)
+    reasons = {row.record.source: row.record.reason for row in combine(Folder(plan.root), made.settings).rows}
+    # a cluster does not say by which signal an actor died
+    assert reasons == dict.fromkeys((f"{name}.mp4" for name in (*BOMBS, "hang")), "crash") | {"good.mp4": ""}
+
+
+@pytest.mark.slow
+def test_a_machine_on_which_nothing_runs_stops_the_build(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose processor lacks an instruction: networks load, and end the process when they run."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import onnxruntime, os, signal\n"
+        "def run(*args, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGILL)\n"
+        "onnxruntime.InferenceSession.run = run\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder = Folder(tmp_path / "out")
+    with pytest.raises(UserError, match=r"5 workers died one after the other.*SIGILL"):
+        build(Plan(settings=made.settings, root=folder.root), find(made.videos))
+    assert not folder.journal.exists()
