@@ -58,6 +58,8 @@ class Report:
     folder: Path
     page: str = ""
     """The page's path and size; empty where none was asked for."""
+    methods: tuple[str, ...] = ()
+    """Names of the rows that are no controls, as the table orders them."""
 
 
 def report(places: Sequence[Path], options: ReportOptions) -> Report:
@@ -116,7 +118,8 @@ def report(places: Sequence[Path], options: ReportOptions) -> Report:
 
         page = write_page(Gallery(made, rows, folder, options.cases, paper))
         told = f"{page.path} ({page.size / 1e6:.1f} MB, {page.num_cases} cases, {page.num_videos} videos)"
-    return Report(_terminal(made, options, paper), folder, told)
+    methods = tuple(row.label for row in rows if not row.control)
+    return Report(_terminal(made, options, paper), folder, told, methods)
 
 
 def table_files(

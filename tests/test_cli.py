@@ -99,6 +99,7 @@ def test_show_compare_and_lists(home: Path, ran: subprocess.CompletedProcess[str
         assert ffbench(home, "show", key).stdout
     compared = ffbench(home, "compare", "runs/photos@1/still", "runs/photos@1/sway").stdout
     assert "pose range" in compared.lower()
+    (home / "still").mkdir()  # not a run, so it does not hide the run of that name
     assert ffbench(home, "compare", "still", "sway", "--out", "runs").stdout == compared
     for what in ("methods", "suites", "protocols", "metrics"):
         assert len(ffbench(home, "ls", what).stdout.splitlines()) >= 3
@@ -150,7 +151,7 @@ BAD = [
     (("weights", "pull", "buffalo_l"), "FFBENCH_OFFLINE"),
     (("run", "-m", "still", "--protocol", "standard", "--limit", "1"), "ffbench weights pull buffalo_l"),
     (("suites", "fetch", "paper"), "FFBENCH_OFFLINE"),
-    (("compare", "a", "b"), "a is no folder, and no run below runs is called so"),
+    (("compare", "a", "b"), "a is no run, and there is none of that name below runs"),
     (("validate", "--suite", "nowhere"), "nowhere"),
 ]
 

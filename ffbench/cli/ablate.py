@@ -50,11 +50,14 @@ def ablate(
     ci: Annotated[bool, typer.Option("--ci", help="Print 95% intervals, clustered by identity.")] = False,
     with_published: PublishedOption = False,
     results: Annotated[Path | None, typer.Option(help="Put the table there with its records, to be committed.")] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw the figures that go with the table.")] = False,
+    figure_case: Annotated[list[str] | None, typer.Option(help="Case of grids; three by rule if left out.")] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Face boxes in grids.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a table of the paper: its rows from runs, reused where they are there.
 
-    `render` makes the tables of --results anew from the records there.
+    `render` makes the tables and figures of --results anew from the records there.
     """
     from ffbench.ablate.paper import render_again
     from ffbench.ablate.study import HEADS, AblateOptions, ablation
@@ -66,6 +69,11 @@ def ablate(
         for path in render_again(results or Path("results")):
             typer.echo(str(path))
         return
+    drawn = None
+    if figures or figure_case or boxes:
+        from ffbench.figures.write import FigureOptions
+
+        drawn = FigureOptions(tuple(figure_case or ()), boxes, with_published)
     missing = 0
     # a table that is made with others takes what of the options concerns it
     everything = table == "all"
@@ -78,7 +86,7 @@ def ablate(
         where = engine_of(engine, workers, address, device)
         settings = tuple(setting or ())
         generating = GenerateOptions(settings, limit=limit, device=device, timeout=timeout, engine=where)
-        made = make(what, chosen, AblateOptions(recipe, out, generating, ci, with_published, results))
+        made = make(what, chosen, AblateOptions(recipe, out, generating, ci, with_published, results, drawn))
         typer.echo((made.folder / "cells.json").read_text("utf-8") if as_json else made.text)
         say(f"tables: {made.folder}")
         missing += made.num_missing

@@ -217,6 +217,11 @@ def report(
     say(f"page: {made.page}" if html else f"tables: {made.folder}")
     if results:
         say(f"results: {results}; next: ffbench validate {results}")
+    elif len(made.methods) > 1:
+        first, second, *_ = made.methods
+        say(
+            f"next: ffbench compare {first} {second} --common-cases --out {out}   # is the difference more than chance?"
+        )
 
 
 @app.command()

@@ -73,19 +73,16 @@ def compare(
 
 
 def _run(place: Path, out: Path) -> Run:
-    from ffbench.store import Run, find_runs
+    from ffbench.store import find_runs
 
-    if place.is_dir():
-        return Run(place)
-    found = [run for run in find_runs(out) if run.root.name == str(place)]
-    if len(found) != 1:
-        several = ": " + ", ".join(str(run.root) for run in found) if found else ""
-        raise UserError(
-            f"{place} is no folder, and {len(found) or 'no'} run{'s' * (len(found) > 1)} below {out} "
-            f"{'are' if found else 'is'} called so{several}",
-            "give a run folder; ffbench ls runs lists them",
-        )
-    return found[0]
+    # a folder of the working directory may be called as a method is, so only a run counts
+    found = [run for run in find_runs(place) if run.root == place] if place.is_dir() else []
+    found = found or [run for run in find_runs(out) if run.root.name == str(place)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{place} may be {' or '.join(str(run.root) for run in found)}", "give one of these folders")
+    raise UserError(f"{place} is no run, and there is none of that name below {out}", "ffbench ls runs lists them")
 
 
 def validate(
