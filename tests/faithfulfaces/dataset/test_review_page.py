@@ -202,6 +202,20 @@ def test_answers_given_while_the_server_is_away_arrive_later(browser: Any, url: 
     assert [a.value for a in answers.read(Folder(folder / "set").reviews)] == ["qualified", "unqualified"]
 
 
+def test_a_page_of_another_address_keeps_its_answers(browser: Any, url: str, folder: Path) -> None:
+    """Such as that of a server which another one has taken the port of."""
+    ann = Person(browser, url, "ann")
+    gone = {"status": 404, "content_type": "application/json", "body": '{"error": "not found"}'}
+    ann.page.route("**/answer", lambda route: route.fulfill(**gone))
+    ann.press("1")
+    ann.at(2)
+    ann.page.wait_for_function("() => document.getElementById('trouble').textContent.includes('not saved yet')")
+    assert ann.text("#saved") == "1 not saved yet"
+    ann.page.unroute("**/answer")
+    ann.saved()
+    assert [a.value for a in answers.read(Folder(folder / "set").reviews)] == ["qualified"]
+
+
 def test_a_killed_server_comes_back_and_open_pages_go_on(browser: Any, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
