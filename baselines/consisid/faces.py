@@ -23,8 +23,14 @@ FILES = {
     "models/antelopev2/glintr100.onnx": "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
     "models/antelopev2/scrfd_10g_bnkps.onnx": SCRFD,
 }
-"""Below face_encoder/ of the model's folder -> sha256. Upstream unpickles three of them, and facexlib would download
+"""Below face_encoder/ of the model's folder -> sha256. Upstream unpickles four of them, and facexlib would download
 what is missing."""
+COMPANIONS = {
+    "models/antelopev2/1k3d68.onnx": "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc",
+    "models/antelopev2/2d106det.onnx": "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
+    "models/antelopev2/genderage.onnx": "4fde69b1c810857b88c64a335084f1c3fe8f01246c9a191b48c7bb756d6652fb",
+}
+"""The rest of antelopev2, which need not be there: FaceAnalysis opens whatever lies in its folder."""
 
 
 class Identity(NamedTuple):
@@ -72,7 +78,7 @@ def open_faces(folder: Path, device: str, dtype: torch.dtype) -> FaceModels:
     """Load the networks of face_encoder/ in the model's folder.
 
     Raises:
-        UserError: a package or a file that is missing, or a file that is not the published one.
+        UserError: a package or a file that is missing, a file that is not the published one, or one too many.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -80,10 +86,15 @@ def open_faces(folder: Path, device: str, dtype: torch.dtype) -> FaceModels:
             f"consisid reads faces with {', '.join(PACKAGES)}; not installed: {', '.join(missing)}",
             f"pip install {' '.join(missing)}",
         )
-    check(
-        {folder / "face_encoder" / name: sha256 for name, sha256 in FILES.items()},
-        "download face_encoder/ of BestWishYsh/ConsisID-preview whole",
-    )
+    encoder, fix = folder / "face_encoder", "download face_encoder/ of BestWishYsh/ConsisID-preview whole"
+    beside = {name: sha256 for name, sha256 in COMPANIONS.items() if (encoder / name).exists()}
+    check({encoder / name: sha256 for name, sha256 in (FILES | beside).items()}, fix)
+    known = {Path(name).name for name in FILES | COMPANIONS}
+    # the first recogniser by name would be taken, whatever it is
+    if strays := sorted(p for p in (encoder / "models/antelopev2").glob("*.onnx") if p.name not in known):
+        raise UserError(
+            f"{strays[0]} is no part of antelopev2 and would be opened with it", "take it out of the folder"
+        )
     from diffusers.pipelines.consisid.consisid_utils import prepare_face_models
 
     return FaceModels(prepare_face_models(str(folder), device, dtype), device, dtype)

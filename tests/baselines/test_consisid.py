@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import inspect
 import json
-import sys
-import types
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -30,8 +26,8 @@ from ffbench.worker import serve
 from tests.faithfulfaces.tiny_vace import WORDS, tokenizer
 
 SMALL = {"width": 16, "height": 16, "num_frames": 9, "steps": 2, "dtype": "float32"}
-FACE = {"LFE_id_dim": 3, "LFE_vit_dim": 6, "LFE_depth": 5, "LFE_dim_head": 8, "LFE_num_heads": 2}
-FACE |= {"LFE_num_id_token": 1, "LFE_num_querie": 1, "LFE_output_dim": 21, "LFE_ff_mult": 1, "LFE_num_scale": 1}
+FACE = {"LFE_id_dim": 3, "LFE_vit_dim": 6, "LFE_depth": 4, "LFE_dim_head": 8, "LFE_num_heads": 2}
+FACE |= {"LFE_num_id_token": 1, "LFE_num_querie": 1, "LFE_output_dim": 21, "LFE_ff_mult": 1, "LFE_num_scale": 2}
 
 
 def whole() -> ConsisIDPipeline:
@@ -90,7 +86,8 @@ class PixelFaces:
         if not mean.any():
             raise RefusedError("nobody")
         points = np.array([[2, 2], [9, 2], [5, 5], [3, 8], [8, 8]]) + float(mean[0])
-        return faces.Identity(mean[None], [mean.repeat(2).expand(1, 7, 6)], picture, points)
+        layers = [mean.repeat(2).expand(1, 7, 6), mean.flip(0).repeat(2).expand(1, 7, 6)]
+        return faces.Identity(mean[None], layers, picture, points)
 
 
 @pytest.fixture
@@ -124,10 +121,16 @@ def load(folder: Path, **values: object) -> ConsisID:
     return method
 
 
-def frames(method: ConsisID, *requests: Request) -> list[np.ndarray]:
+def frames(method: ConsisID, *requests: Request, shape: tuple[int, int, int] = (9, 16, 16)) -> list[np.ndarray]:
     made = [output.frames for output in method.generate(requests)]
-    assert all(video is not None and video.dtype == np.uint8 and video.shape == (9, 16, 16, 3) for video in made)
+    assert all(video is not None and video.dtype == np.uint8 and video.shape == (*shape, 3) for video in made)
     return made  # type: ignore[return-value]
+
+
+def alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Equal but for a value in a thousand that rounds the other way: sums depend on where memory is aligned."""
+    off = np.abs(one.astype(int) - other)
+    return bool(off.max() <= 1 and (off > 0).mean() <= 1e-3)
 
 
 def test_the_card_is_complete_and_its_defaults_are_the_pipelines() -> None:
@@ -140,31 +143,57 @@ def test_the_card_is_complete_and_its_defaults_are_the_pipelines() -> None:
     assert (own["fps"], own["negative_prompt"], own["dtype"]) == (8.0, "", "bfloat16")
 
 
-@pytest.mark.parametrize("values", [{}, {"guidance": 1.0}, {"dynamic_guidance": True, "negative_prompt": "blurred"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"guidance": 1.0},
+        {"dynamic_guidance": True, "negative_prompt": "blurred"},
+        {"width": 32, "num_frames": 17, "steps": 3},
+        {"dtype": "bfloat16"},
+    ],
+)
 def test_the_adapter_makes_what_the_whole_pipeline_makes(
     folder: Path, photographs: dict[str, str], reader: PixelFaces, values: dict
 ) -> None:
-    pipe = whole()
+    wanted = {**SMALL, "guidance": 6.0, "dynamic_guidance": False, "negative_prompt": "", **values}
+    pipe = whole().to(getattr(torch, wanted["dtype"]))
     pipe.set_progress_bar_config(disable=True)
     identity = reader.read(photographs["ann"])
     expected = pipe(
         identity.image,
         "a person boxes",
-        values.get("negative_prompt"),
+        wanted["negative_prompt"],
         height=16,
-        width=16,
-        num_frames=9,
-        num_inference_steps=2,
-        guidance_scale=values.get("guidance", 6.0),
-        use_dynamic_cfg=values.get("dynamic_guidance", False),
+        width=wanted["width"],
+        num_frames=wanted["num_frames"],
+        num_inference_steps=wanted["steps"],
+        guidance_scale=wanted["guidance"],
+        use_dynamic_cfg=wanted["dynamic_guidance"],
         generator=torch.Generator().manual_seed(0),
         id_vit_hidden=identity.id_vit_hidden,
         id_cond=identity.id_cond,
         kps_cond=identity.points,
     ).frames[0]
-    (made,) = frames(load(folder, **values), request(photographs, "ann"))
-    assert np.array_equal(made, np.stack([np.asarray(frame) for frame in expected]))
+    method = load(folder, **values)
+    (made,) = frames(method, request(photographs, "ann"), shape=(wanted["num_frames"], 16, wanted["width"]))
+    assert alike(made, np.stack([np.asarray(frame) for frame in expected]))
     assert made.std() > 1
+
+
+def test_of_several_references_the_first_counts(folder: Path, photographs: dict[str, str], reader: PixelFaces) -> None:
+    method, ann = load(folder), request(photographs, "ann")
+    two = replace(
+        ann, case=replace(ann.case, references=(*ann.case.references, Reference(photographs["bob"], "9" * 64)))
+    )
+    assert alike(*frames(method, ann, two))
+
+
+def test_values_that_are_not_finite_are_no_video(folder: Path, photographs: dict[str, str], reader: PixelFaces) -> None:
+    method = load(folder)
+    method._pipe.vae.decoder.conv_out.conv.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="try dtype bfloat16"):
+        frames(method, request(photographs, "ann"))
 
 
 def test_face_picture_prompt_seed_and_guidance_each_change_the_video(
@@ -217,8 +246,6 @@ def test_prompts_and_faces_are_read_once(folder: Path, photographs: dict[str, st
 def test_through_the_worker_a_reference_without_a_face_is_refused(
     folder: Path, photographs: dict[str, str], reader: PixelFaces, tmp_path: Path
 ) -> None:
-    from dataclasses import asdict
-
     target = {"target": "baselines.consisid.adapter:ConsisID", "settings": settings(folder)}
     lines = [{"load": {**target, "runtime": asdict(Runtime("cpu", ""))}}]
     for index, name in enumerate(["nobody", "ann"]):
@@ -256,7 +283,7 @@ def test_parts_that_do_not_fit_together_take_turns(
     monkeypatch.setenv("FFBENCH_OFFLOAD", "always")
     apart = load(folder)
     assert hasattr(apart._pipe.transformer, "_hf_hook")
-    assert np.array_equal(frames(apart, request(photographs, "ann"))[0], together)
+    assert alike(frames(apart, request(photographs, "ann"))[0], together)
 
 
 def test_an_input_embedding_that_is_not_the_stored_one_is_refused(
@@ -287,95 +314,3 @@ def test_another_model_is_refused(folder: Path, tmp_path: Path, part: str, reade
     config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "CogVideoXTransformer3DModel"}))
     with pytest.raises(UserError, match="this method needs"):
         load(copy)
-
-
-def test_missing_packages_and_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None if name == "facexlib" else object())
-    with pytest.raises(UserError, match="not installed: facexlib") as caught:
-        faces.open_faces(tmp_path, "cpu", torch.float32)
-    assert "pip install" in caught.value.fix and len(str(caught.value).splitlines()) == 2
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
-    first, *others = faces.FILES
-    for name in others:
-        (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "face_encoder" / name).write_bytes(name.encode())
-    with pytest.raises(UserError, match=rf"{first} is not on this machine"):
-        faces.open_faces(tmp_path, "cpu", torch.float32)
-
-
-def test_files_that_upstream_would_unpickle_are_the_published_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    upstream = types.ModuleType("consisid_utils")
-    upstream.prepare_face_models = lambda *_: opened.append("opened") or (None,) * 6  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
-    for name in faces.FILES:
-        (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "face_encoder" / name).write_bytes(name.encode())
-    true = {name: hashlib.sha256(name.encode()).hexdigest() for name in faces.FILES}
-    for changed in faces.FILES:
-        # each file in turn is not what it should be
-        monkeypatch.setattr(faces, "FILES", {**true, changed: "0" * 64})
-        with pytest.raises(UserError, match=rf"{changed} has sha256 {true[changed][:12]}, not 000") as caught:
-            faces.open_faces(tmp_path, "cpu", torch.float32)
-        assert len(str(caught.value).splitlines()) == 2
-    assert opened == []
-    monkeypatch.setattr(faces, "FILES", true)
-    faces.open_faces(tmp_path, "cpu", torch.float32)
-    assert opened == ["opened"]
-
-
-def test_the_card_names_the_hashes_that_are_checked() -> None:
-    named = {
-        weight.name.rpartition("face_encoder/")[2].partition(" ")[0]: weight.sha256
-        for weight in card("consisid").weights
-    }
-    assert {name: named.get(name) for name in faces.FILES} == dict(faces.FILES)
-
-
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [
-        (IndexError("list index out of range"), RefusedError),
-        (RuntimeError("facexlib align face fail"), RefusedError),
-        (RuntimeError("CUDA error: out of memory"), RuntimeError),
-    ],
-)
-def test_upstreams_ways_to_say_no_face_are_one(
-    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    # the module itself cannot be imported without packages that are no dependencies of ours
-    upstream = types.ModuleType("consisid_utils")
-    upstream.process_face_embeddings_infer = fail  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
-    with pytest.raises(raised):
-        faces.FaceModels((None,) * 6, "cpu", torch.float32).read("x.png")
-
-
-def test_every_network_goes_where_diffusers_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # the module cannot be imported here, but its text tells the order of what it returns and takes
-    path = Path(diffusers.__file__).parent / "pipelines" / "consisid" / "consisid_utils.py"
-    defined = {node.name: node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)}
-    last = defined["prepare_face_models"].body[-1]
-    assert isinstance(last, ast.Return) and isinstance(last.value, ast.Tuple)
-    made = tuple(ast.unparse(name) for name in last.value.elts)
-    taken = [argument.arg for argument in defined["process_face_embeddings_infer"].args.args]
-    given: dict[str, object] = {}
-
-    def infer(*args: object, **options: object) -> tuple[object, ...]:
-        given.update(zip(taken, args, strict=False), **options)
-        return (torch.ones(1), [torch.ones(1)], Image.new("RGB", (2, 2)), None)
-
-    upstream = types.ModuleType("consisid_utils")
-    upstream.process_face_embeddings_infer = infer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
-    faces.FaceModels(made, "cpu", torch.float32).read("x.png")
-    renamed = {"clip_vision_model": "face_clip_model", "app": "face_main_model"}
-    assert {name: given[name] for name in taken[:6]} == {name: renamed.get(name, name) for name in taken[:6]}
-    assert (given["device"], given["weight_dtype"], given["img_file_path"]) == ("cpu", torch.float32, "x.png")
-    assert given["is_align_face"] is True
