@@ -125,7 +125,8 @@ def check_settings(folder: Folder, settings: Settings) -> None:
         UserError: they differ; names the first field.
     """
     wanted: dict[str, Any] = {"version": VERSION} | settings.to_json()
-    if not folder.settings.is_file():
+    # a run that ended before its first clip, such as for want of weights, has begun nothing
+    if not folder.settings.is_file() or not folder.journal.is_file():
         write_atomic(folder.settings, (json.dumps(wanted, indent=1) + "\n").encode())
         return
     # a field that is younger than the folder has done nothing there

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from faithfulfaces.dataset.records import plain
 from ffbench.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -184,7 +185,7 @@ class Report(NamedTuple):
         """The result, the paper's threshold beside it, and what was left out; null for NaN."""
         paper = at(self.values, self.truth, 120.0)
         table = self.result._asdict() | {"at_120": dict(paper), "missing": self.missing, "disputed": self.disputed}
-        return {name: None if value != value else value for name, value in table.items()}
+        return dict(plain(table))
 
 
 def report(labels: Labelled, rows: Sequence[Mapping[str, Any]], column: str) -> Report:

@@ -80,7 +80,7 @@ class Clips:
         else:
             self.records = [every[k] for k in sorted(every) if which == "all" or every[k].verdict == "qualified"]
         if not self.records:
-            raise UserError(f"{root} holds no clip to review", f"see why: faithfulfaces data stats --out {root}")
+            raise UserError(f"{root} holds no clip to review", f"see why: faithfulfaces data stats {root}")
         if videos is None and any(record.verdict != "qualified" for record in self.records):
             raise UserError("rejected clips are cut from their sources", "name them: --videos DIR_OR_LIST of the build")
         self._by_key = {record.key: record for record in self.records}

@@ -65,7 +65,7 @@ class ClipRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; null for NaN."""
-        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @staticmethod
     def from_json(table: Mapping[str, Any]) -> ClipRecord:
@@ -102,11 +102,12 @@ class Outcome:
         return Outcome(source=table["source"], bytes=table["bytes"], clips=clips)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Lists for tuples and None for NaN, all the way down."""
     if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
+        return {name: plain(v) for name, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and value != value else value
 
 

@@ -211,13 +211,15 @@ def load(path: Path | None) -> Settings:
     return from_table(table, str(path))
 
 
-def from_table(table: Mapping[str, Any], source: str) -> Settings:
+def from_table(table: Any, source: str) -> Settings:
     """Settings of a table of sections; `source` is named in errors.
 
     Raises:
         UserError: for a section, field or value that is none.
     """
     sections = get_type_hints(Settings)
+    if not isinstance(table, Mapping):
+        raise UserError(f"{source} holds no table", f"sections: {', '.join(sections)}")
     made = {}
     for name, values in table.items():
         if name not in sections or not isinstance(values, Mapping):

@@ -1,5 +1,6 @@
 """The threshold against scikit-learn, a known answer, and labels with noise."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,8 @@ def test_a_report_says_what_it_left_out(tmp_path: Path) -> None:
     table = made.to_json()
     assert (table["clips"], table["missing"], table["disputed"]) == (200, 2, 3)
     assert table["at_120"]["precision"] == pytest.approx(precision_score(NOISY, VALUES > 120))
+    still = c.report(labels, [row | {"variation": row["variation"] / 1000} for row in rows], "variation").to_json()
+    assert json.loads(json.dumps(still, allow_nan=False))["at_120"] == {"precision": None, "recall": 0.0, "taken": 0}
     for name in ("roc.svg", "roc.png"):
         c.picture(tmp_path / name, made.values, made.truth, made.result)
         assert (tmp_path / name).stat().st_size > 5000

@@ -106,6 +106,10 @@ def test_what_is_wrong_with_the_input_is_said_in_two_lines(tmp_path: Path) -> No
     red.film(videos / "a.mp4")
     with pytest.raises(UserError, match=r"subject\.threshold must lie in 0\.\.1080, got nan"):
         call("build", "--videos", videos, "--out", out, "--settings", table)
+    listed = tmp_path / "list.json"
+    listed.write_text("[1]")
+    with pytest.raises(UserError, match=r"list\.json holds no table"):
+        call("build", "--videos", videos, "--out", out, "--settings", listed)
     with pytest.raises(UserError, match="--address is the address of a Ray cluster"):
         call("build", "--videos", videos, "--out", out, "--address", "auto")
     assert not out.exists()
@@ -149,3 +153,7 @@ def test_missing_weights_are_told_once_and_nothing_is_recorded(tmp_path: Path) -
     with pytest.raises(UserError, match=r"none\.onnx"):
         call("build", "--videos", videos, "--out", tmp_path / "out", "--settings", table)
     assert not Folder(tmp_path / "out").journal.exists()
+    # other settings may be tried there, since no clip has been looked at
+    table.write_text(f'[networks]\ndetector_weights = "{tmp_path / "other.onnx"}"\n')
+    with pytest.raises(UserError, match=r"other\.onnx"):
+        call("build", "--videos", videos, "--out", tmp_path / "out", "--settings", table)
