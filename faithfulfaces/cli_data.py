@@ -71,12 +71,10 @@ def build(
 @data_app.command()
 def combine(root: Root) -> None:
     """Write manifest, shards and card again, with the prompts and reviews that are there now."""
-    from faithfulfaces.dataset.build import read_settings
+    from faithfulfaces.dataset.build import settings_of
     from faithfulfaces.dataset.folder import Folder
-    from faithfulfaces.dataset.settings import from_table
 
-    table = {name: values for name, values in read_settings(Folder(root)).items() if name != "version"}
-    _combine(root, from_table(table, str(Folder(root).settings)))
+    _combine(root, settings_of(Folder(root)))
 
 
 @data_app.command()

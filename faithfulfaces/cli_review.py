@@ -29,15 +29,17 @@ def caption(
     retry: Annotated[bool, typer.Option("--retry", help="Ask again about clips that failed.")] = False,
 ) -> None:
     """Describe every qualified clip that has no caption yet; the same command goes on after a kill."""
-    from faithfulfaces.dataset.build import read_outcomes
+    from faithfulfaces.dataset.build import settings_of
     from faithfulfaces.dataset.caption import Asked, Captioning, Clip, caption_clips
+    from faithfulfaces.dataset.combine import assigned
     from faithfulfaces.dataset.folder import Folder
     from faithfulfaces.dataset.staging import VIDEO
     from ffbench.chat import Chat
 
     folder = Folder(root)
-    found = [clip for outcome in read_outcomes(folder).values() for clip in outcome.clips]
-    clips = [Clip(c.key, folder.clip(c.key) / VIDEO) for c in found if c.verdict == "qualified"]
+    # not of the manifest: one person may caption while another builds
+    rows = assigned(folder, settings_of(folder))
+    clips = [Clip(row.record.key, folder.clip(row.record.key) / VIDEO) for row in rows if row.shard]
     if not clips:
         raise UserError(f"{root} holds no qualified clip", "run `faithfulfaces data build` first")
     if endpoint:
@@ -90,7 +92,10 @@ def labels(
     said = answers.read(Folder(root).reviews)
     if not answers.standing(said, "pose"):
         raise UserError(f"{root} holds no label", "give some on the page: faithfulfaces data review " + str(root))
-    out.write_text(answers.labels_csv(said), "utf-8")
+    try:
+        out.write_text(answers.labels_csv(said), "utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: {error}", "name a file that can be written") from error
     for one in answers.agreements(said):
         names = " and ".join(one.reviewers)
         typer.echo(f"{one.question}  {names}: {one.clips} clips, {one.same:.1%} the same, kappa {one.kappa:.3f}")

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from faithfulfaces.dataset import journal
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.records import Outcome
-from faithfulfaces.dataset.settings import Settings
+from faithfulfaces.dataset.settings import Settings, from_table
 from faithfulfaces.dataset.sources import Source
 from faithfulfaces.dataset.workers import Plan, Stages, outcomes
 from ffbench.durable import write_atomic
@@ -150,10 +150,20 @@ def read_settings(folder: Folder) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(folder.settings.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder.root} holds no dataset build ({error})", "run `faithfulfaces data build` first"
-        ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"{folder.root} holds no dataset build", "run `faithfulfaces data build` first") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder.settings} cannot be read: {error}", "restore it, or build anew") from error
+
+
+def settings_of(folder: Folder) -> Settings:
+    """The settings that a folder was begun with.
+
+    Raises:
+        UserError: the folder holds no build, or one of another version.
+    """
+    table = {name: values for name, values in read_settings(folder).items() if name != "version"}
+    return from_table(table, str(folder.settings))
 
 
 def _open(source: Source, known: Outcome | None, retry: bool) -> bool:

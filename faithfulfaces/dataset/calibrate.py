@@ -221,9 +221,15 @@ def draw_clips(rows: Sequence[Mapping[str, Any]], count: int, seed: int) -> str:
 
 
 def picture(path: Path, values_N: Floats, truth_N: NDArray[np.bool_], result: Calibrated) -> None:
-    """Two panels: the ROC, and precision and recall over the threshold. SVG or PNG by suffix."""
+    """Two panels: the ROC, and precision and recall over the threshold. SVG or PNG by suffix.
+
+    Raises:
+        UserError: another suffix, or a file that cannot be written.
+    """
     from matplotlib.figure import Figure
 
+    if path.suffix not in (".svg", ".png"):
+        raise UserError(f"--picture {path} is neither .svg nor .png", "give one of these suffixes")
     made = curve(values_N, truth_N)
     figure = Figure(figsize=(9, 4), layout="constrained")
     roc, both = figure.subplots(1, 2)
@@ -242,7 +248,10 @@ def picture(path: Path, values_N: Floats, truth_N: NDArray[np.bool_], result: Ca
     both.legend(loc="lower left")
     # no date and no random ids: the same numbers give the same bytes
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(path, dpi=150, metadata=metadata)
+    try:
+        figure.savefig(path, dpi=150, metadata=metadata)
+    except OSError as error:
+        raise UserError(f"--picture {path}: {error}", "name a file that can be written") from error
 
 
 def _best(made: Curve) -> int:

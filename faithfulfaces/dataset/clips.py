@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faithfulfaces.dataset import pose, staging
-from faithfulfaces.dataset.build import read_outcomes, read_settings
+from faithfulfaces.dataset.build import read_outcomes, settings_of
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.frames import resample
 from faithfulfaces.dataset.records import ClipRecord
-from faithfulfaces.dataset.settings import Settings, from_table
+from faithfulfaces.dataset.sources import base
 from ffbench.errors import UserError
 from ffbench.video import VideoError, frame_times, stream_frames
 
@@ -64,11 +64,8 @@ class Clips:
         self, root: Path, which: Which = "qualified", videos: Path | None = None, only: Path | None = None
     ) -> None:
         self.folder = Folder(root)
-        table = read_settings(self.folder)
-        self.settings: Settings = from_table(
-            {name: values for name, values in table.items() if isinstance(values, dict)}, str(self.folder.settings)
-        )
-        self._sources = (videos if videos.is_dir() else videos.parent) if videos else None
+        self.settings = settings_of(self.folder)
+        self._sources = base(videos) if videos else None
         every = {
             record.key: record
             for outcome in read_outcomes(self.folder).values()

@@ -41,10 +41,12 @@ def read(path: Path) -> list[dict[str, Any]]:
         UserError: pyarrow is not installed, or the file is no Parquet table.
     """
     pyarrow, parquet = _arrow()
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no manifest", "run `faithfulfaces data build` or `data combine` first")
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise UserError(f"{path}: {error}", "run `faithfulfaces data build` or `data combine` first") from error
+        raise UserError(f"{path}: {error}", "faithfulfaces data combine writes it anew") from error
     return rows
 
 

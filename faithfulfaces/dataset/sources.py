@@ -52,6 +52,17 @@ def find(videos: Path) -> list[Source]:
     return sorted(found)
 
 
+def base(videos: Path) -> Path:
+    """The folder that names of sources are relative to, for a folder of videos or a list.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if not videos.exists():
+        raise UserError(f"--videos {videos} is not there", "give the folder, or the list, that the build read")
+    return videos if videos.is_dir() else videos.parent
+
+
 def clip_key(source: str, piece: int) -> str:
     """Name of a clip: letters, digits, `-` and `_` of its source's stem, a digest of the whole name, the piece."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).stem)[:40].strip("-") or "clip"

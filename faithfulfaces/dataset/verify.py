@@ -16,6 +16,7 @@ import PIL.Image
 from faithfulfaces.dataset import manifest
 from faithfulfaces.dataset.combine import SPLITS
 from faithfulfaces.dataset.folder import Folder
+from faithfulfaces.dataset.sources import base
 from faithfulfaces.shards import Sample, read_shard
 from ffbench.errors import UserError
 from ffbench.video import VideoError, read_clip
@@ -58,9 +59,13 @@ def problems(folder: Folder, settings: dict[str, Any], *, videos: bool = True) -
 
 
 def changed_sources(folder: Folder, videos: Path) -> Iterator[str]:
-    """Sources whose content is no longer what the manifest says, or that are gone."""
+    """Sources whose content is no longer what the manifest says, or that are gone.
+
+    Raises:
+        UserError: there is no manifest, or no such folder or list.
+    """
     known: dict[str, str] = {row["source"]: row["source_sha256"] for row in manifest.read(folder.manifest)}
-    root = videos if videos.is_dir() else videos.parent
+    root = base(videos)
     for name, digest in sorted(known.items()):
         path = root / name
         if not path.is_file():

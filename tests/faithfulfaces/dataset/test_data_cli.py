@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from faithfulfaces.cli import app
-from faithfulfaces.dataset import manifest
+from faithfulfaces.dataset import answers, manifest
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.records import ClipRecord, Row
 from ffbench.errors import UserError
 from ffbench.video import write_mp4
 from tests.faithfulfaces.dataset import red
+from tests.faithfulfaces.dataset.made_build import make_build
 from tests.faithfulfaces.dataset.test_people import green_reader, person
 
 pytest.importorskip("pyarrow")
@@ -136,6 +137,30 @@ def test_labels_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             call("calibrate", tmp_path, "--labels", labels)
     with pytest.raises(UserError, match=r"none\.csv"):
         call("calibrate", tmp_path, "--labels", tmp_path / "none.csv")
+
+
+def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None:
+    made = make_build(tmp_path / "set", tmp_path / "videos")
+    folder, labels = Folder(tmp_path / "set"), tmp_path / "labels.csv"
+    manifest.write(folder.manifest, [Row(record) for record in made])
+    labels.write_text("clip,qualified\n" + "".join(f"{r.key},{int(r.variation > 100)}\n" for r in made))
+    words = ("calibrate", folder.root, "--labels", labels, "--picture")
+    with pytest.raises(UserError, match=r"neither \.svg nor \.png"):
+        call(*words, tmp_path / "roc.gift")
+    with pytest.raises(UserError, match=r"--picture .*No such file"):
+        call(*words, tmp_path / "none" / "roc.svg")
+    answers.Log(folder.reviews).add(
+        answers.Answer(id="1", reviewer="ann", key=made[0].key, question="pose", value="qualified", blind=True, utc="")
+    )
+    with pytest.raises(UserError, match=r"--out .*No such file"):
+        call("labels", folder.root, "--out", tmp_path / "none" / "labels.csv")
+    for ask in (("verify", folder.root, "--quick"), ("review", folder.root, "--show", "all")):
+        with pytest.raises(UserError, match=r"--videos .*none is not there"):
+            call(*ask, "--videos", tmp_path / "none")
+    folder.settings.write_text("[1]")
+    for ask in (("combine", folder.root), ("review", folder.root)):
+        with pytest.raises(UserError, match=r"settings\.json cannot be read"):
+            call(*ask)
 
 
 @pytest.mark.parametrize("words", [("stats",), ("verify",), ("sample",), ("combine",)])
