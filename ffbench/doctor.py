@@ -12,7 +12,7 @@ from typing import Literal
 from ffbench import offload, weights
 from ffbench.errors import UserError
 from ffbench.methods import METHODS, card
-from ffbench.protocols import Protocol
+from ffbench.protocols import Protocol, get_protocol
 
 NEEDED_GIB = 2.0
 """Free disk below which a run is likely to end early."""
@@ -29,14 +29,22 @@ class Check:
     fix: str = ""
 
 
-def examine(protocol: Protocol, out: Path, device: str = "cpu") -> list[Check]:
-    """Check packages, GPU, ONNX Runtime, the protocol's weights and the disk of `out`."""
+def examine(protocol: Protocol | None, out: Path, device: str = "cpu") -> list[Check]:
+    """Check packages, GPU, ONNX Runtime, weights and the disk of `out`.
+
+    Args:
+        protocol: whose weights must be here. With None those of `mini` must; those of `standard` are told as a note,
+            for the embedded suite does not need them.
+        out: where runs are kept.
+        device: a PyTorch device.
+    """
+    wanted = [_weights(protocol, "problem")] if protocol else [_mini, _weights(get_protocol("standard"), "note")]
     checks: list[Callable[[], list[Check]]] = [
         _packages,
         _gpu,
         _offload,
         lambda: _onnx(device),
-        lambda: _weights(protocol),
+        *wanted,
         lambda: _disk(out),
     ]
     return [check for run in checks for check in run()]
@@ -111,18 +119,28 @@ def _onnx(device: str) -> list[Check]:
     return [Check("onnx", "ok", f"onnxruntime {onnxruntime.__version__}, {', '.join(providers)}")]
 
 
-def _weights(protocol: Protocol) -> list[Check]:
-    found = []
-    for slot, network in sorted(protocol.networks.items()):
-        if not network.weights:
-            found.append(Check(f"{slot}", "ok", f"{network.kind}: needs no download"))
-            continue
-        try:
-            resolved = weights.resolve(network.weights)
-            found.append(Check(f"{slot}", "ok", f"{network.weights} ({resolved.sha256[:12]})"))
-        except UserError as error:
-            found.append(Check(f"{slot}", "problem", error.what, error.fix))
-    return found
+def _mini() -> list[Check]:
+    """The embedded world, which a newcomer needs and nothing else."""
+    lacking = [check for check in _weights(get_protocol("mini"), "problem")() if check.status != "ok"]
+    whole = Check("mini", "ok", "the embedded suite, methods and measuring networks need nothing more")
+    return lacking or [whole]
+
+
+def _weights(protocol: Protocol, lacking: Literal["note", "problem"]) -> Callable[[], list[Check]]:
+    def check() -> list[Check]:
+        found = []
+        for slot, network in sorted(protocol.networks.items()):
+            if not network.weights:
+                found.append(Check(slot, "ok", f"{network.kind}: needs no download"))
+                continue
+            try:
+                resolved = weights.resolve(network.weights)
+                found.append(Check(slot, "ok", f"{network.weights} ({resolved.sha256[:12]})"))
+            except UserError as error:
+                found.append(Check(slot, lacking, f"for protocol {protocol.name}: {error.what}", error.fix))
+        return found
+
+    return check
 
 
 def _disk(out: Path) -> list[Check]:

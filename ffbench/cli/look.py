@@ -129,7 +129,9 @@ def _found(findings: Sequence[Finding | Problem], what: str, as_json: bool) -> i
 
 
 def doctor(
-    protocol: ProtocolOption = "standard",
+    protocol: Annotated[
+        str | None, typer.Option(help="The protocol whose weights must be here; by default only those of mini must.")
+    ] = None,
     networks: NetworksOption = None,
     out: OutOption = Path("runs"),
     device: DeviceOption = "cpu",
@@ -138,7 +140,8 @@ def doctor(
     """Check packages, GPU, ONNX Runtime, weights and disk, and say how to mend each."""
     from ffbench.doctor import examine
 
-    checks = examine(protocol_of(protocol, networks), out, device)
+    asked = protocol_of(protocol or "standard", networks) if protocol or networks else None
+    checks = examine(asked, out, device)
     if as_json:
         print(json.dumps([dataclasses.asdict(check) for check in checks], ensure_ascii=False))
     else:
