@@ -129,16 +129,18 @@ def test_the_film_plays_beside_its_curves_and_faces(browser: Any, url: str) -> N
     page = ann.page
     page.wait_for_function("() => document.getElementById('video').currentTime > 0.2")
     page.wait_for_function(
-        "[...document.querySelectorAll('#faces img')].every((i) => i.complete && i.naturalWidth > 0)"
+        "() => [...document.querySelectorAll('#faces img')].every((i) => i.complete && i.naturalWidth > 0)"
     )
     assert len(page.query_selector_all("#faces img")) == 10
     assert len(page.query_selector_all("#curves polyline")) == 6  # three angles, parted by a frame without a face
     assert re.match(r"variation \d+\.\d° against 120°: rejected, the pose varies too little", ann.text("#verdict"))
     # all of it is seen at once
-    for what in ("#video", "#curves", "#faces", "#answers", "#verdict"):
-        box = page.query_selector(what).bounding_box()
-        assert box["y"] >= 0
-        assert box["y"] + box["height"] <= 860, what
+    for width, height in ((1366, 768), (1280, 860)):
+        page.set_viewport_size({"width": width, "height": height})
+        for what in ("#video", "#curves", "#faces", "#answers", "#verdict"):
+            box = page.query_selector(what).bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= height, what
     ann.press(" ")
     assert page.evaluate("document.getElementById('video').paused")
     curves = page.query_selector("#curves svg").bounding_box()
