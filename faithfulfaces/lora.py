@@ -96,7 +96,6 @@ def load(transformer: Any, weights: LoraWeights, *, to: dtype | None = None) -> 
                 f"alpha {own.alpha:g}){_first(differing)}",
                 "load it into a base model without adapters",
             )
-    transformer.requires_grad_(False)
     for name, parameter in transformer.named_parameters():
         key = name.replace(f".{ADAPTER}.", ".")
         if key in tensors and key != name:

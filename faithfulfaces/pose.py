@@ -40,12 +40,14 @@ class EnlargedBoxPose:
         self.id = f"{inner.id},box={factor:g}"
 
     def angles(self, images: Sequence[Image], boxes: Floats, points: Floats) -> Floats:
-        """See `PoseEstimator`; only the boxes are read."""
+        """See `PoseEstimator`; the inner one is given the crops, and boxes and points in their pixels."""
         out_N3 = np.full((len(images), 3), np.nan, np.float32)
-        windows = [window(image, box, self._factor) for image, box in zip(images, boxes, strict=True)]
-        rows = [row for row, found in enumerate(windows) if found is not None]
-        if rows:
-            crops = [images[row][y1:y2, x1:x2] for row in rows for x1, y1, x2, y2 in [windows[row] or (0, 0, 0, 0)]]
+        windows = {row: window(image, boxes[row], self._factor) for row, image in enumerate(images)}
+        found = {row: edges for row, edges in windows.items() if edges is not None}
+        if found:
+            crops = [images[row][top:bottom, left:right] for row, (left, top, right, bottom) in found.items()]
             whole = np.array([[0, 0, crop.shape[1], crop.shape[0]] for crop in crops], np.float32)
-            out_N3[rows] = self._inner.angles(crops, whole, np.asarray(points)[rows])
+            corners_n12 = np.array([edges[:2] for edges in found.values()], np.float32)[:, None]
+            rows = list(found)
+            out_N3[rows] = self._inner.angles(crops, whole, np.asarray(points)[rows] - corners_n12)
         return out_N3

@@ -100,6 +100,6 @@ def _add_to_modulation(prior_BM: Tensor) -> Any:
 
 def _spread(prior_BM: Tensor, like: Tensor) -> Tensor:
     repeats, rest = divmod(len(like), len(prior_BM))
-    if rest or not repeats:
+    if rest:
         raise ValueError(f"a batch of {len(like)} cannot carry the priors of {len(prior_BM)} faces")
     return prior_BM.repeat(repeats, *[1] * (prior_BM.ndim - 1)).to(like)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from faithfulfaces.aligner import PoseSharedIdentityAligner, pool_correlations
+from faithfulfaces.aligner import PoseSharedIdentityAligner, pixels, pool_correlations
 from faithfulfaces.config import Aligner
 
 TINY = Aligner(elements=12, dim=8, image_size=8, patch=4, depth=0, heads=2)
@@ -109,6 +109,29 @@ def test_paper_size_on_the_meta_device() -> None:
     assert sum(p.numel() for p in aligner.parameters()) == 4096 * 1024 + 196 * 1024 + (3 * 256 + 1) * 1024 + 3 * (
         129 * 1024 + 1025 * 1024
     )
+
+
+def test_pixels_run_from_minus_one_to_one() -> None:
+    got = pixels(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)).flatten()
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, torch.tensor([-1.0, -0.6, 1.0]))
+
+
+def test_at_the_start_elements_have_unit_length_and_positions_are_small() -> None:
+    torch.manual_seed(0)
+    aligner = PoseSharedIdentityAligner(Aligner(elements=500, dim=64)).requires_grad_(False)
+    assert float(aligner.dictionary_CD.square().sum(1).mean()) == pytest.approx(1, rel=0.03)
+    assert float(aligner.positions_LD.std()) == pytest.approx(0.02, rel=0.05)
+    assert abs(float(aligner.dictionary_CD.mean())) < 0.01
+
+
+def test_every_block_takes_its_turn() -> None:
+    aligner = model(depth=3)
+    crops, angles = torch.randn(2, 3, 8, 8).double(), torch.zeros(2, 3)
+    x = aligner.tokenizer(crops).flatten(2).transpose(1, 2) + aligner.positions_LD
+    for block in aligner.blocks:
+        x = block(x)
+    torch.testing.assert_close(aligner.tokens(crops, angles), x, rtol=1e-10, atol=1e-12)
 
 
 def test_sum_and_mean_differ_by_the_number_of_tokens() -> None:

@@ -15,6 +15,30 @@ def test_sinusoids_against_float64() -> None:
     np.testing.assert_allclose(got, np.concatenate([np.cos(phase), np.sin(phase)], -1), atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_sinusoids_are_computed_in_float32_whatever_the_angles_are(dtype: torch.dtype) -> None:
+    degrees = torch.tensor([-77.5, 3.25, 41.0], dtype=dtype)  # exact in bfloat16
+    got = sinusoids(degrees, 30.0, 720.0)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, sinusoids(degrees.float(), 30.0, 720.0))
+
+
+def test_the_embedding_is_a_sum_of_three_small_networks() -> None:
+    """In NumPy: Linear, x * sigmoid(x), Linear, of the sinusoids of one angle each."""
+    torch.manual_seed(1)
+    embed = EulerEmbedding(16, 30.0, 720.0)
+    angles = torch.tensor([[10.0, -40.0, 3.0], [0.0, 75.0, -20.0]])
+    want = np.zeros((2, 16))
+    for i, mlp in enumerate(embed.angles):
+        torch.nn.init.normal_(mlp[2].weight)
+        torch.nn.init.normal_(mlp[2].bias)
+        w1, b1, w2, b2 = (p.detach().double().numpy() for p in mlp.parameters())
+        hidden = sinusoids(angles[:, i], 30.0, 720.0).double().numpy() @ w1.T + b1
+        want += hidden / (1 + np.exp(-hidden)) @ w2.T + b2
+    np.testing.assert_allclose(embed(angles).detach().numpy(), want, atol=1e-4)
+    assert embed.bfloat16()(angles).dtype == torch.bfloat16
+
+
 def test_small_angle_errors_move_the_encoding_little() -> None:
     a, b, far = (sinusoids(torch.tensor([x]), 30.0, 720.0) for x in (20.0, 22.0, 60.0))
     assert (a - b).norm() < 0.35 * (a - far).norm()

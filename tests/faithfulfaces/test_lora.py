@@ -174,6 +174,17 @@ def test_diffusers_itself_loads_the_file_and_its_output_is_ours(tmp_path: Path) 
     assert torch.equal(run(pipe.transformer), run(trained()))
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_an_alpha_between_whole_numbers_survives_and_tensors_are_copies(style: Style) -> None:
+    weights = LoraWeights(state(trained()).tensors, 2.7)
+    tensors, header = to_style(weights, style)
+    assert from_style(tensors, header, "x").weights.alpha == 2.7
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
+    for tensor in weights.tensors.values():
+        tensor.zero_()
+    assert all(torch.equal(tensors[key], before[key]) for key in before)
+
+
 def test_kohya_words_and_a_missing_alpha_are_understood() -> None:
     weights = state(trained())
     tensors = {
@@ -245,6 +256,10 @@ def test_loading_into_adapted_models_needs_the_same_adapters() -> None:
     inject(fewer, Lora(rank=4, alpha=6.0, attentions=("attn1",)))
     with pytest.raises(UserError, match="is not that of the model"):
         load(fewer, state(trained()))
+    louder = trained()
+    with pytest.raises(UserError, match=r"rank 4, alpha 3\) is not that of the model \(rank 4, alpha 6\)"):
+        load(louder, LoraWeights(state(trained()).tensors, 3.0))
+    assert torch.equal(run(louder), run(trained()))
 
 
 def test_adapters_keep_the_dtype_of_the_file_or_take_another() -> None:

@@ -46,15 +46,31 @@ def test_equation_5_against_a_loop_in_float64() -> None:
 
 
 def test_two_clips_of_one_person_are_never_negatives() -> None:
-    s1, s2 = (s.detach() for s in batch(3))
-    s1[1], s2[1] = s1[0], s2[0]
-    apart = alignment_loss(s1, s2, torch.tensor([0, 1, 2]), torch.tensor([10.0]))
-    together = alignment_loss(s1, s2, torch.tensor([0, 0, 2]), torch.tensor([10.0]))
-    alone = alignment_loss(s1[[0, 2]], s2[[0, 2]], torch.tensor([0, 2]), torch.tensor([10.0]))
-    assert together.loss < apart.loss
-    # rows 0 and 1 now see what row 0 sees alone, so the mean only changes its weights
-    assert float(together.loss) != pytest.approx(float(apart.loss))
-    assert float(alone.loss) > 0
+    """In float64: a row's denominator holds its partner and strangers, in both directions; the gradient is that."""
+    s1, s2 = batch(5, 4)
+    people = [7, 2, 7, 3, 7]
+    one, other = (s.double() / s.double().norm(dim=1, keepdim=True) for s in (s1, s2))
+    cos = one @ other.T
+    want = torch.zeros((), dtype=torch.float64)
+    for i in range(5):
+        rows = [cos[i, j] for j in range(5) if j == i or people[j] != people[i]]
+        columns = [cos[j, i] for j in range(5) if j == i or people[j] != people[i]]
+        for others in (rows, columns):
+            want = want - (10 * cos[i, i] - torch.stack([10 * c for c in others]).exp().sum().log()) / 5
+    got = alignment_loss(s1, s2, torch.tensor(people), torch.tensor([10.0])).loss
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=0)
+    for mine, theirs in zip(torch.autograd.grad(got, (s1, s2)), torch.autograd.grad(want, (s1, s2)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_accuracy_counts_rows_and_columns() -> None:
+    # rows: 0 and 1 find their partners, 2 finds column 0; columns: 0 finds row 2, 1 and 2 find theirs
+    s1 = torch.tensor([[1.0, 0.1], [0.0, 1.0], [1.0, 0.0]])
+    s2 = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, -1.0]])
+    assert float(alignment_loss(s1, s2, torch.arange(3), torch.tensor([1.0])).accuracy) == pytest.approx(4 / 6)
+    rows = alignment_loss(s1[:2], torch.tensor([[1.0, 0.0], [1.0, 0.2]]), torch.arange(2), torch.tensor([1.0]))
+    # both columns are nearest to row 0; row 0 prefers column 1 (cosine .9951 against .9950), row 1 column 1
+    assert float(rows.accuracy) == pytest.approx(2 / 4)
 
 
 def test_a_perfect_match_is_accurate_and_bounded_by_log_n() -> None:
@@ -77,6 +93,10 @@ def test_temperature_starts_as_clip_s_and_stays_in_bounds() -> None:
         temperature.log_scale.fill_(9.0)
     temperature.clamp()
     assert temperature().item() == pytest.approx(100.0)
+    with torch.no_grad():
+        temperature.log_scale.fill_(-2.0)
+    temperature.clamp()
+    assert temperature().item() == 1.0
 
 
 def test_sigmas_are_diffusers_shift() -> None:
@@ -106,8 +126,13 @@ def test_weight_is_a_bell_of_mean_one_and_zero_at_the_ends() -> None:
 
 def test_flow_matching_loss_is_the_weighted_square_error() -> None:
     p, t = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
-    w = torch.tensor([0.0, 1.0, 2.0])
+    w = torch.tensor([0.5, 1.0, 4.0])  # no mean of one
     want = np.mean([w[i] * np.mean((p[i].double().numpy() - t[i].double().numpy()) ** 2) for i in range(3)])
     assert float(losses.flow_matching_loss(p, t, w)) == pytest.approx(float(want), rel=1e-5)
+    # coarse inputs are subtracted and summed in float32
+    coarse = [x.bfloat16() for x in (p, t)]
+    square = (coarse[0].double() - coarse[1].double()).square().numpy()
+    want = np.mean([w[i] * np.mean(square[i]) for i in range(3)])
+    assert float(losses.flow_matching_loss(*coarse, w)) == pytest.approx(float(want), rel=1e-5)
     with pytest.raises(ValueError, match="differ"):
         losses.flow_matching_loss(p, t[:2], w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,34 @@ def test_the_window_is_enlarged_about_its_centre_and_cut_at_the_edge(
     box: tuple[float, ...], expected: tuple[int, ...] | None
 ) -> None:
     assert window(np.zeros((100, 100, 3), np.uint8), np.array(box, np.float32), 1.5) == expected
+
+
+def test_each_edge_is_cut_at_its_own_side_of_an_oblong_image() -> None:
+    box = np.array([30, 20, 70, 60], np.float32)
+    assert window(np.zeros((65, 76, 3), np.uint8), box, 1.5) == (20, 10, 76, 65)
+    assert window(np.zeros((200, 300, 3), np.uint8), box, 1.5) == (20, 10, 80, 70)
+
+
+class Looking:
+    """An estimator that answers with what it is shown: a crop's corner pixel, its box's far corner, a point."""
+
+    id = "looking"
+
+    def angles(
+        self, images: Sequence[NDArray[np.uint8]], boxes: NDArray[np.float32], points: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        for image, box in zip(images, boxes, strict=True):
+            assert box.tolist() == [0, 0, image.shape[1], image.shape[0]]
+        return np.array([[i[0, 0, 0], i.shape[1], p[2, 0]] for i, p in zip(images, points, strict=True)], np.float32)
+
+
+def test_each_row_sees_its_own_image_and_points_in_pixels_of_the_crop() -> None:
+    images = [np.full((80, 200, 3), value, np.uint8) for value in (10, 20, 30)]
+    boxes = np.array([[40, 20, 80, 60], [np.nan] * 4, [100, 10, 120, 60]], np.float32)
+    points = np.arange(30, dtype=np.float32).reshape(3, 5, 2) + 50
+    # the windows are (30,10,90,70) and (95,0,125,72) of x 1.5, cut at the top
+    expected = [[10, 60, points[0, 2, 0] - 30], [np.nan] * 3, [30, 30, points[2, 2, 0] - 95]]
+    np.testing.assert_array_equal(EnlargedBoxPose(Looking()).angles(images, boxes, points), expected)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from diffusers import WanVACETransformer3DModel
@@ -66,6 +67,45 @@ def test_a_trained_prior_changes_each_video_by_its_own_face(
     torch.testing.assert_close(both[0], other[0])
     assert not torch.allclose(both[1], other[1])
     assert torch.equal(run(transformer), base), "the hook is gone afterwards"
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_each_way_adds_what_it_says_and_nothing_else(transformer: WanVACETransformer3DModel, injection: str) -> None:
+    """The projection in NumPy; two faces, and a batch of four that holds the video branch, then the guidance branch."""
+    prior, faces = trained(injection), torch.randn(2, 8)
+    s = faces.double().numpy()
+    normed = (s - s.mean(1, keepdims=True)) / np.sqrt(s.var(1, keepdims=True) + 1e-5)
+    weight, bias = (p.detach().double().numpy() for p in (prior.projection.weight, prior.projection.bias))
+    expected = torch.from_numpy(np.tile(normed @ weight.T + bias, (2, 1)) * 3.0).float()
+
+    def seen() -> tuple[torch.Tensor, ...]:
+        out: list[torch.Tensor] = []
+        # the first three of what the condition embedder gives: of the timestep, of its six terms, of the text
+        keep = [
+            lambda _, __, made: out.append(made.clone()),
+            lambda _, __, made: out.extend(t.clone() for t in made[:3]),
+        ]
+        places = (transformer.patch_embedding, transformer.condition_embedder)
+        hooks = [place.register_forward_hook(hook) for place, hook in zip(places, keep, strict=True)]
+        run(transformer, 4)
+        for hook in hooks:
+            hook.remove()
+        return tuple(out)
+
+    plain = seen()
+    with torch.no_grad(), prior.attached(transformer, faces, scale=3.0):
+        changed = seen()
+    video, temb, modulation, text = (b - a for a, b in zip(plain, changed, strict=True))
+    if injection == "add":
+        wanted = expected[:, :, None, None, None].expand_as(video)
+        torch.testing.assert_close(video, wanted, rtol=1e-4, atol=1e-5)
+    elif injection == "token":
+        torch.testing.assert_close(text[:, -1], expected, rtol=1e-4, atol=1e-5)
+        assert not text[:, :-1].any()
+    else:
+        torch.testing.assert_close(modulation, expected, rtol=1e-4, atol=1e-5)
+    others = {"add": (temb, modulation, text), "token": (video, temb, modulation), "modulation": (video, temb, text)}
+    assert not any(part.any() for part in others[injection])
 
 
 def test_guidance_in_one_batch_carries_the_prior_in_both_branches(transformer: WanVACETransformer3DModel) -> None:
