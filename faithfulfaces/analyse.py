@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faithfulfaces import figures
 from faithfulfaces.aligner import PoseSharedIdentityAligner
 from faithfulfaces.analysis import (
-    DictionaryReport,
     Faces,
     IdentityMap,
-    LossCurve,
     choose_faces,
     identity_features,
     look_at_dictionary,
@@ -27,83 +19,88 @@ from faithfulfaces.analysis import (
     map_identities,
     read_faces,
 )
-from faithfulfaces.data import Clips
+from faithfulfaces.data import Cached, Clips, Crop
 from faithfulfaces.dictionary import GROUPS, pose_groups
 from faithfulfaces.log import read_log
+from faithfulfaces.looks import Analysis, Options, write
 from faithfulfaces.runs import open_aligner
 from faithfulfaces.shards import ShardClips
 from ffbench.errors import UserError
 
-FORMAT = 1
-REPORT = "analysis.json"
 EXAMPLES = 3
 """Faces of each pose group in the picture of the dictionary."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How much is looked at."""
-
-    faces: int = 20_000
-    """At most, for Fig. 7."""
-    people: int = 7
-    """Of Fig. 6."""
-    poses: int = 8
-    """Faces of each of them."""
-    permutations: int = 999
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What was found, and what was not made and why."""
-
-    source: str
-    """The file or folder that the aligner came from."""
-    options: Options
-    dictionary: DictionaryReport
-    identities: list[IdentityMap]
-    loss: LossCurve | None
-    missing: dict[str, str] = field(default_factory=dict)
-    """Picture that was not made -> why."""
+STRANGERS = "test_*.npz"
+"""Footage of `faithfulfaces mini build` that shows people whom nothing was trained on."""
 
 
 def analyse(folder: Path, shards: Path, out: Path, options: Options) -> Analysis:
-    """Look into the aligner of a run or checkpoint with the faces of shards, and write what is seen to a folder.
+    """Look into the aligner of a run or checkpoint with faces, and write what is seen to a folder.
 
     Shards of people that it was not trained on show what it learned; of others, what it remembers.
+
+    Args:
+        folder: of the run or checkpoint.
+        shards: folder of shards, or the footage of a mini world, whose `test` people are taken.
+        out: made where it is not there.
+        options: how much is looked at.
 
     Raises:
         UserError: a folder that holds no aligner or no shards.
     """
     trained = open_aligner(folder)
-    clips = ShardClips(shards, trained.aligner.config.image_size)
+    size = trained.aligner.config.image_size
+    blocks = sorted(shards.glob(STRANGERS))
+    clips = _footage(blocks, size) if blocks else ShardClips(shards, size)
     faces = read_faces(trained.aligner, clips, options.faces, options.seed)
-    out.mkdir(parents=True, exist_ok=True)
     missing: dict[str, str] = {}
     dictionary = look_at_dictionary(faces, trained.aligner.config.elements, options.permutations, options.seed)
-    if dictionary.table:
-        figures.save(figures.draw_dictionary(dictionary, _examples(clips, faces, options.seed)), out / "dictionary")
-    else:
+    if not dictionary.table:
         missing["dictionary"] = f"none of {dictionary.faces} faces belongs to a pose group"
     identities = _identities(trained.aligner, clips, faces, options, missing)
-    if identities:
-        figures.save(figures.draw_identities(identities), out / "identities")
     loss = None
     if trained.log is None:
         missing["loss"] = f"there is no log.jsonl in {folder}"
     else:
         loss = loss_curve(read_log(trained.log))
-        figures.save(figures.draw_loss(loss), out / "loss")
-    made = Analysis(str(trained.source), options, dictionary, identities, loss, missing)
-    _write(made, out)
+    made = Analysis(str(trained.source), options, dictionary, tuple(identities), loss, missing)
+    write(made, _examples(clips, faces, options.seed), out)
     return made
 
 
-def to_json(analysis: Analysis) -> dict[str, Any]:
-    """What `analysis.json` holds; a number that is not finite is null."""
-    plain: dict[str, Any] = _finite({"format": FORMAT, **asdict(analysis)})
-    return plain
+class _Crops:
+    """Crops by person, each person one clip, as a store of clips."""
+
+    blank = None
+
+    def __init__(self, crops: Mapping[str, Sequence[Crop]]) -> None:
+        self.identities = list(crops)
+        self._crops = list(crops.values())
+        self.num_crops = [len(one) for one in self._crops]
+        self.references = [0] * len(self._crops)
+
+    def crop(self, clip: int, index: int) -> Crop:
+        """One crop."""
+        return self._crops[clip][index]
+
+    def cached(self, clip: int) -> Cached:
+        raise NotImplementedError("faces alone")
+
+
+def _footage(blocks: Sequence[Path], size: int) -> Clips:
+    """Every shown frame of the people of some blocks of footage."""
+    # the renderer and its people are not needed for shards
+    from faithfulfaces.mini.figures import face_crops
+    from faithfulfaces.mini.footage import Footage
+
+    people: dict[str, list[Crop]] = {}
+    for path in blocks:
+        try:
+            footage = Footage.load(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} cannot be read: {error}", "faithfulfaces mini build renders it anew") from error
+        for crop, row in zip(*face_crops(footage, size), strict=True):
+            people.setdefault(f"{footage.seeds[row]}", []).append(crop)
+    return _Crops(people)
 
 
 def _identities(
@@ -126,38 +123,3 @@ def _examples(clips: Clips, faces: Faces, seed: int) -> dict[str, list[NDArray[n
     return {
         name: [clips.crop(*faces.places[row]).rgb for row in rows[:count]] for name, rows in rows_of.items() if rows
     }
-
-
-def _write(analysis: Analysis, out: Path) -> None:
-    (out / REPORT).write_text(json.dumps(to_json(analysis), indent=1, allow_nan=False) + "\n", "utf-8")
-    rows = [
-        (group.group, group.faces, group.people, kind, rank, one.element, one.share, one.elsewhere)
-        for group in analysis.dictionary.groups
-        for kind, listed in (("most activated", group.elements), ("most particular", group.particular))
-        for rank, one in enumerate(listed, 1)
-    ]
-    head = ("group", "faces", "people", "list", "rank", "element", "share", "elsewhere")
-    _write_csv(out / "dictionary.csv", head, rows)
-    points = [(one.of, p.identity, p.pitch, p.yaw, p.roll, p.x, p.y) for one in analysis.identities for p in one.points]
-    _write_csv(out / "identities.csv", ("features", "identity", "pitch", "yaw", "roll", "x", "y"), points)
-    if analysis.loss is not None:
-        flow = analysis.loss.loss_fm or [math.nan] * len(analysis.loss.steps)
-        _write_csv(
-            out / "loss.csv", ("step", "loss_pia", "loss_fm"),
-            zip(analysis.loss.steps, analysis.loss.loss_pia, flow, strict=True),
-        )  # fmt: skip
-
-
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(["" if isinstance(v, float) and math.isnan(v) else v for v in row] for row in rows)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -103,11 +103,11 @@ class DictionaryReport:
     faces: int
     ungrouped: int
     """Faces of no pose group: between the thresholds, or turned about two axes."""
-    groups: list[GroupActivations]
+    groups: tuple[GroupActivations, ...]
     winner_and_pose: Dependence
     top_and_pose: Dependence
     """The same of the `TOP` strongest, bits summed over elements."""
-    columns: list[int]
+    columns: tuple[int, ...]
     """Elements of the picture: the `SHOWN` most particular ones of each group that has faces, group by group."""
     table: dict[str, list[float]]
     """Group -> share of its faces that activate each of `columns`."""
@@ -123,10 +123,10 @@ def look_at_dictionary(faces: Faces, elements: int, permutations: int = 999, see
         elements,
         len(groups_N),
         int((groups_N < 0).sum()),
-        groups,
+        tuple(groups),
         dependence(faces.top_NK[:, 0], groups_N, faces.people, permutations, seed),
         set_dependence(faces.top_NK, groups_N, faces.people, permutations, seed),
-        columns,
+        tuple(columns),
         {group.group: shares_GC[i, columns].tolist() for i, group in enumerate(groups) if group.faces},
     )
 
@@ -154,7 +154,7 @@ class IdentityMap:
     """The same of the drawn points, by Euclidean distance: flattered or harmed by t-SNE."""
     divergence: float
     """What t-SNE left, nats."""
-    points: list[Point]
+    points: tuple[Point, ...]
 
 
 def choose_faces(faces: Faces, people: int = 7, poses: int = 8, seed: int = 0) -> list[int]:
@@ -194,10 +194,10 @@ def map_identities(faces: Faces, rows: Sequence[int], features: Mapping[str, Flo
     for of, x in features.items():
         unit = x.astype(np.float64) / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         plane = tsne(unit)
-        points = [
+        points = tuple(
             Point(name, *(float(v) for v in (*faces.euler_N3[row], *xy)))
             for name, row, xy in zip(names, rows, plane.points_N2, strict=True)
-        ]
+        )
         in_plane = silhouette(np.sqrt(squared_distances(plane.points_N2)), labels)
         maps.append(IdentityMap(of, silhouette(1 - unit @ unit.T, labels), in_plane, plane.divergence, points))
     return maps
@@ -220,10 +220,10 @@ def identity_features(aligner: PoseSharedIdentityAligner, crops: Sequence[Crop])
 class LossCurve:
     """Fig. 10 as data."""
 
-    steps: list[int]
-    loss_pia: list[float]
+    steps: tuple[int, ...]
+    loss_pia: tuple[float, ...]
     """L_PIA, nats; NaN where the log holds none."""
-    loss_fm: list[float]
+    loss_fm: tuple[float, ...]
     """L_FM; empty where no video was trained on."""
     settled_pia: float
     """Mean of L_PIA over the last tenth of the log's lines."""
@@ -239,12 +239,12 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> LossCurve:
         UserError: when it holds no L_PIA.
     """
 
-    def column(name: str) -> list[float]:
-        return [math.nan if line.get(name) is None else float(line[name]) for line in log]
+    def column(name: str) -> tuple[float, ...]:
+        return tuple(math.nan if line.get(name) is None else float(line[name]) for line in log)
 
     pia, flow = column("loss_pia"), column("loss_fm")
     if not np.isfinite(pia).any():
         raise UserError("the log holds no loss_pia", "give the folder of a run that logged a step")
     last = np.array(pia[-max(1, len(pia) // 10) :])
     settled = float(last[np.isfinite(last)].mean()) if np.isfinite(last).any() else math.nan
-    return LossCurve([int(line["step"]) for line in log], pia, flow if np.isfinite(flow).any() else [], settled)
+    return LossCurve(tuple(int(line["step"]) for line in log), pia, flow if np.isfinite(flow).any() else (), settled)

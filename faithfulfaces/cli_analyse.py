@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ffbench.errors import UserError
+
 if TYPE_CHECKING:
-    from faithfulfaces.analyse import Analysis
+    from faithfulfaces.looks import Analysis
 
 
 def analyse(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run of faithfulfaces train, or a checkpoint.")],
-    shards: Annotated[Path, typer.Option(help="Folder of shards (*.tar); of people not trained on, best.")],
-    out: Annotated[Path, typer.Option(help="Folder of pictures, JSON and CSV.")],
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder of shards (*.tar), best of people not trained on; or mini footage.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of pictures, JSON and CSV.")] = None,
     faces: Annotated[int, typer.Option(min=1, help="Faces that are looked at, at most.")] = 20_000,
     people: Annotated[int, typer.Option(min=2, help="People of the map of identities.")] = 7,
     poses: Annotated[int, typer.Option(min=2, help="Faces of each of them.")] = 8,
@@ -23,9 +27,19 @@ def analyse(
     seed: Annotated[int, typer.Option(help="Of draws and shuffles.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON.")] = False,
 ) -> None:
-    """Look into a trained aligner: dictionary by pose (Fig. 7), map of identities (Fig. 6), loss (Fig. 10)."""
-    from faithfulfaces.analyse import Options, to_json
+    """Look into a trained aligner: dictionary by pose (Fig. 7), map of identities (Fig. 6), loss (Fig. 10).
+
+    Without --shards and --out, DIR is a folder that this command wrote, and its pictures are drawn anew.
+    """
     from faithfulfaces.analyse import analyse as run
+    from faithfulfaces.looks import Options, draw, to_json
+
+    if shards is None and out is None:
+        for path in draw(folder):
+            typer.echo(str(path))
+        return
+    if shards is None or out is None:
+        raise UserError("--shards and --out go together", "give both, or neither to draw the pictures of DIR anew")
 
     options = Options(faces=faces, people=people, poses=poses, permutations=permutations, seed=seed)
     found = run(folder, shards, out, options)

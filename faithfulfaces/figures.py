@@ -1,54 +1,18 @@
-"""Figures 6, 7 and 10 as pictures: PNG and PDF, sized for a column, in colours that colour-blind people tell apart.
-
-Colours are those of Okabe and Ito (identities, each with a marker of its own, so that grey prints work too) and the
-cividis map (shares). Every letter is at least 7 pt high when the picture is printed at its own size.
-"""
+"""Figures 6, 7 and 10, in the looks of all figures of this project (`ffbench.figures.style`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from faithfulfaces.analysis import SHOWN, DictionaryReport, IdentityMap, LossCurve
 from faithfulfaces.dictionary import TOP
-
-COLUMN, PAGE = 3.4, 6.9
-"""Inches: one column and both of a two-column page."""
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-MARKERS = "os^DvPX*"
-_STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.2,
-    # letters in the PDF stay letters
-    "pdf.fonttype": 42,
-}
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write STEM.png (300 dpi) and STEM.pdf, without a date in them, and return both paths."""
-    FigureCanvasAgg(figure)
-    paths = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
-    with _styled():
-        figure.savefig(paths[0], dpi=300)
-        figure.savefig(paths[1], metadata={"CreationDate": None})
-    return paths
+from ffbench.figures.style import COLOURS, COLUMN, MARKERS, PAGE, SHARES, styled
 
 
 def draw_dictionary(report: DictionaryReport, examples: Mapping[str, Sequence[NDArray[np.uint8]]]) -> Figure:
@@ -60,7 +24,7 @@ def draw_dictionary(report: DictionaryReport, examples: Mapping[str, Sequence[ND
     """
     shown = [group for group in report.groups if group.faces]
     count = max((len(examples.get(group.group, ())) for group in shown), default=0)
-    with _styled():
+    with styled():
         figure = Figure(figsize=(PAGE, 1.0 + 0.42 * max(len(shown), 2)), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[0.57 * max(count, 1), 4.5])
         left.set_axis_off()
@@ -68,7 +32,9 @@ def draw_dictionary(report: DictionaryReport, examples: Mapping[str, Sequence[ND
         if count:
             left.imshow(np.concatenate([np.concatenate(list(examples[group.group]), 1) for group in shown]))
         table = np.array([report.table[group.group] for group in shown])
-        image = right.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        # the next tenth above the largest share, so that small ones are told apart
+        top = max(0.1, math.ceil(10 * float(table.max(initial=0))) / 10)
+        image = right.imshow(table, cmap=SHARES, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
         right.set_yticks(range(len(shown)), [f"{group.group}\n{group.faces} faces" for group in shown])
         right.set_xticks(range(len(report.columns)), [str(column) for column in report.columns], rotation=90)
         start = 0
@@ -88,14 +54,15 @@ def draw_dictionary(report: DictionaryReport, examples: Mapping[str, Sequence[ND
 
 def draw_identities(maps: Sequence[IdentityMap]) -> Figure:
     """Fig. 6: t-SNE of some people's faces, one panel for each kind of features, one colour and marker a person."""
-    with _styled():
+    with styled():
         figure = Figure(figsize=(COLUMN if len(maps) == 1 else PAGE, 2.75), layout="constrained")
         panels = figure.subplots(1, len(maps), squeeze=False)[0]
         names = sorted({point.identity for point in maps[0].points}) if maps else []
         for axes, one in zip(panels, maps, strict=True):
             for i, name in enumerate(names):
                 xy = np.array([(point.x, point.y) for point in one.points if point.identity == name])
-                style = {"color": COLOURS[i % 8], "marker": MARKERS[(i + i // 8) % 8]}
+                # beyond seven people, a colour comes again with another marker
+                style = {"color": COLOURS[i % 7], "marker": MARKERS[(i + i // 7) % 7]}
                 axes.scatter(*xy.T, s=18, edgecolors="black", linewidths=0.3, label=f"person {i + 1}", **style)
             axes.set_title(f"{one.of}\nsilhouette {one.silhouette:.2f}")
             axes.set_xticks([])
@@ -113,19 +80,20 @@ def draw_identities(maps: Sequence[IdentityMap]) -> Figure:
 def draw_loss(curve: LossCurve) -> Figure:
     """Fig. 10: the aligner's loss over training steps, every logged value and their running mean; L_FM below it."""
     losses = {"aligner loss $L_{PIA}$": curve.loss_pia} | ({"$L_{FM}$": curve.loss_fm} if curve.loss_fm else {})
-    with _styled():
+    with styled():
         figure = Figure(figsize=(COLUMN, 1.0 + 1.3 * len(losses)), layout="constrained")
         panels = figure.subplots(len(losses), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (name, values), colour in zip(panels, losses.items(), (COLOURS[5], COLOURS[6]), strict=False):
+        for axes, (name, values), colour in zip(panels, losses.items(), COLOURS, strict=False):
             mean = running_mean(values)
             smoothed = not np.array_equal(mean, values, equal_nan=True)
             axes.plot(curve.steps, values, color=colour, alpha=0.35 if smoothed else 1, linewidth=0.8, label="logged")
             if smoothed:
-                axes.plot(curve.steps, mean, color=colour, label="running mean")
+                axes.plot(curve.steps, mean, color=colour, linewidth=1.2, label="running mean")
             axes.set_ylabel(name)
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panels[0].legend(frameon=False)
+        if len(panels[0].lines) > 1:
+            panels[0].legend(frameon=False)
         panels[-1].set_xlabel("training step")
     return figure
 
@@ -139,9 +107,3 @@ def running_mean(values: Sequence[float]) -> NDArray[np.float64]:
     low, high = np.maximum(np.arange(len(x)) - half, 0), np.minimum(np.arange(len(x)) + half + 1, len(x))
     seen = count[high] - count[low]
     return np.where(seen > 0, (total[high] - total[low]) / np.maximum(seen, 1), np.nan)
-
-
-@contextmanager
-def _styled() -> Iterator[None]:
-    with mpl.rc_context(_STYLE):
-        yield

@@ -55,15 +55,19 @@ def write_table(made: Made, intervals: bool, with_published: bool, folder: Path)
 
 
 def render_again(folder: Path) -> list[Path]:
-    """Form every table below a results folder anew from its records, after a change of their looks; the tables' files.
+    """Form every table and figure below a results folder anew from its records; the files.
+
+    For use after a change of their looks.
 
     Raises:
         UserError: where there is none, or a file is missing or damaged.
     """
+    from ffbench.figures.archive import render_figures
+
     places = [index.parent for index in sorted(folder.rglob(INDEX))]
     if not places:
         raise UserError(f"no {INDEX} below {folder}", "ffbench ablate TABLE --results FOLDER makes a table")
-    return [path for place in places for path in _write(place, form_tables(place))]
+    return [path for place in places for path in [*_write(place, form_tables(place)), *render_figures(place)]]
 
 
 def _write(place: Path, files: Mapping[str, str]) -> list[Path]:
@@ -114,8 +118,10 @@ def form_tables(place: Path, layouts: Mapping[str, Layout] | None = None) -> dic
 
 
 def check_tables(folder: Path) -> list[Problem]:
-    """Tables that are not what their records give, in every `<suite>@<version>` below a results folder."""
-    problems = []
+    """Tables and figures that are not what their data give, in every `<suite>@<version>` below a results folder."""
+    from ffbench.figures.archive import check_figures
+
+    problems = check_figures(folder)
     for index in sorted(folder.rglob(INDEX)):
         try:
             formed = form_tables(index.parent)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ffbench.ablate.checkpoints import WITHOUT, Checkpoint, Kind, elements_of, find_checkpoints, read_checkpoint
 from ffbench.ablate.paper import write_table
@@ -19,7 +20,7 @@ from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, generate
 from ffbench.protocols import Protocol
-from ffbench.records import digest
+from ffbench.records import digest, from_json
 from ffbench.score import ScoreOptions, score
 from ffbench.store import safe_name
 from ffbench.suites import Suite
@@ -27,6 +28,10 @@ from ffbench.tables.archive import keep
 from ffbench.tables.published import METHOD_OF, published_table
 from ffbench.tables.results import portable
 from ffbench.tables.rows import Row, alike, load_rows
+from ffbench.tables.sheet import Sheet
+
+if TYPE_CHECKING:
+    from ffbench.figures.write import FigureOptions
 
 HEADS: Mapping[str, tuple[str, ...]] = {
     "table1": ("Methods",),
@@ -87,6 +92,8 @@ class AblateOptions:
     published: bool = False
     results: Path | None = None
     """Where the table goes with the records that it is rendered from; nowhere if None."""
+    figures: FigureOptions | None = None
+    """Draw the figures that go with the table; none if None."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +154,11 @@ def ablate(what: Ablation, suite: Suite, options: AblateOptions) -> Ablated:
     wanted = frozenset((case.case_id, 0) for case in suite.cases[: options.generate.limit])
     lines: list[Line] = []
     found: list[Trainings] = []
+    shown: list[Row] = []
     errors: list[UserError] = []
     for variant in what.variants:
         try:
-            rows = {seed: keep(row.only(wanted)) for seed, row in _trainings(what, variant, suite, options).items()}
+            rows = {seed: row.only(wanted) for seed, row in _trainings(what, variant, suite, options).items()}
         except UserError as error:
             errors.append(error)
             lines.append(Line(variant.names, variant.published, "", portable(f"{error.what}; {error.fix}")))
@@ -159,7 +167,8 @@ def ablate(what: Ablation, suite: Suite, options: AblateOptions) -> Ablated:
         # in an ablation a control is a row like the others: it takes part in what is best
         controls = {seed: row.control and what.name == "table1" for seed, row in rows.items()}
         rows = {seed: dataclasses.replace(row, label=label, control=controls[seed]) for seed, row in rows.items()}
-        found.append(Trainings(label, rows))
+        shown.append(next(iter(rows.values())))
+        found.append(Trainings(label, {seed: keep(row) for seed, row in rows.items()}))
         lines.append(Line(variant.names, variant.published, label, ""))
     if not found:
         raise errors[0]
@@ -173,6 +182,12 @@ def ablate(what: Ablation, suite: Suite, options: AblateOptions) -> Ablated:
             write_atomic(folder / name, content.encode())
     if options.results:
         write_table(made, options.intervals, options.published, options.results)
+    if options.figures:
+        from ffbench.ablate.figures import write_figures
+
+        places = [folder, *([options.results / folder.parent.name] if options.results else [])]
+        cells = from_json(Sheet, files["cells.json"])
+        write_figures((what.name, HEADS[what.name]), cells, shown, options.figures, places)
     return Ablated(files["text"], folder, len(errors))
 
 

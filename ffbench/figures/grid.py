@@ -26,8 +26,9 @@ COLUMNS = 6
 """Frames of a video in a grid of one case; two cases side by side show half as many each."""
 _REFERENCE = 1.05
 """Inches given to a reference."""
-_LETTERS = 18
-"""Of a line of the prompt below it."""
+_PHOTO = _REFERENCE - 0.1
+_LETTERS, _NOTE = 18, 118
+"""Of a line of the prompt below it, and of the note below all."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Block:
     """One case: its reference, and a strip a method."""
 
     reference: NDArray[np.uint8] | None
-    """[H,W,3] RGB; None where the photograph is gone."""
+    """[H,W,3] RGB, no larger than it is drawn; None where the photograph is gone."""
     head: str
     prompt: str
     times: tuple[float, ...]
@@ -72,7 +73,9 @@ def block(rows: Sequence[Row], video: Video, columns: int = COLUMNS) -> Block | 
     times = tuple(np.linspace(0.0, min(ends), columns).tolist())
     case = held[0].cases[video[0]]
     try:
-        reference = read_image(Path(case.references[0].path))
+        photograph = Image.fromarray(read_image(Path(case.references[0].path)))
+        photograph.thumbnail((round(_PHOTO * DPI), round(_PHOTO * DPI)), Image.Resampling.LANCZOS)
+        reference = np.asarray(photograph, np.uint8)
     except (ImageError, OSError):
         reference = None
     head = f"{case.identity_id}, {case.references[0].view}" if case.references[0].view else case.identity_id
@@ -90,7 +93,8 @@ def _strip(row: Row, video: Video, track: FaceTrack | None, times: Sequence[floa
     samples = [int(np.abs(track.time - time).argmin()) for time in times]
     numbers = track.number[samples]
     width, height = track.size
-    side = round(PAGE * DPI / (len(times) + 1))
+    # no more pixels than a cell of the picture has
+    side = min(width, _side(len(times)))
     size = (side, max(1, round(side * height / width)))
     path = row.run.video(generation)
     try:
@@ -103,6 +107,11 @@ def _strip(row: Row, video: Video, track: FaceTrack | None, times: Sequence[floa
     boxes = np.asarray(track.box[samples] / np.array([width, height, width, height]), np.float32)
     values = tuple(series[sample] if series else math.nan for sample in samples)
     return Strip(row.label, np.stack([pictures[n] for n in numbers.tolist()]), boxes, values)
+
+
+def _side(columns: int) -> int:
+    """Width in px of a cell in a picture of all columns."""
+    return round(PAGE * DPI / (columns + 1))
 
 
 def _scaled(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -123,39 +132,36 @@ def draw_grid(blocks: Sequence[Block], note: str = "", boxes: bool = False) -> F
     cell = (wide - _REFERENCE - 0.3) / count
     rows = max(len(one.strips) for one in blocks)
     with styled():
-        figure = Figure(figsize=(PAGE, max(rows * (cell * ratio + 0.03) + 0.4, 2.1 if rows < 3 else 0)))
+        below = textwrap.wrap(note, _NOTE)
+        foot = 0.06 + 0.12 * max(len(below), 1)
+        figure = Figure(figsize=(PAGE, max(rows * (cell * ratio + 0.03) + foot + 0.22, 2.1 if rows < 3 else 0)))
         sides = figure.subfigures(1, len(blocks), squeeze=False, wspace=0.0)[0]
         for side, one in zip(sides, blocks, strict=True):
-            _draw_block(side, one, (wide, cell), boxes)
-        if note:
-            figure.text(0.005, 0.008, note, fontsize=7, color="#555555", va="bottom")
+            _draw_block(side, one, (wide, cell, foot), boxes)
+        if below:
+            figure.text(0.005, 0.008, "\n".join(below), fontsize=7, color="#555555", va="bottom", linespacing=1.2)
     return figure
 
 
-def _draw_block(side: SubFigure, one: Block, inches: tuple[float, float], boxes: bool) -> None:
-    wide, cell = inches
+def _draw_block(side: SubFigure, one: Block, inches: tuple[float, float, float], boxes: bool) -> None:
+    wide, cell, foot = inches
     height = float(side.bbox.height / side.figure.dpi)
-    top, bottom = 1 - 0.2 / height, 0.18 / height
+    top, bottom = 1 - 0.2 / height, foot / height
     left = (_REFERENCE + 0.3) / wide
-    photo = _REFERENCE - 0.1
-    axes = side.add_axes((0.05 / wide, top - photo / height, photo / wide, photo / height))
+    axes = side.add_axes((0.05 / wide, top - _PHOTO / height, _PHOTO / wide, _PHOTO / height))
     axes.set_axis_off()
     axes.set_anchor("N")
     if one.reference is not None:
-        picture = Image.fromarray(one.reference)
-        picture.thumbnail((round(photo * DPI), round(photo * DPI)), Image.Resampling.LANCZOS)
-        axes.imshow(np.asarray(picture))
-        tall = photo * min(1.0, picture.height / picture.width)
+        axes.imshow(one.reference)
+        tall = _PHOTO * min(1.0, one.reference.shape[0] / one.reference.shape[1])
     else:
         axes.text(0.5, 0.5, "photograph gone", ha="center", va="center", transform=axes.transAxes, fontsize=7)
-        tall = photo
+        tall = _PHOTO
     side.text(0.05 / wide, top + 0.02 / height, one.head, fontsize=7, weight="bold", va="bottom")
     under = top - (tall + 0.06) / height
     room = int((under - bottom) * height / 0.122)
-    lines = textwrap.wrap(one.prompt, _LETTERS)
-    if len(lines) > room > 0:
-        lines = [*lines[: room - 1], textwrap.shorten(lines[room - 1] + " x" * _LETTERS, _LETTERS, placeholder=" …")]
-    side.text(0.05 / wide, under, "\n".join(lines[: max(room, 0)]), fontsize=7, va="top", linespacing=1.25)
+    lines = textwrap.wrap(one.prompt, _LETTERS, max_lines=room, placeholder=" …") if room > 0 else []
+    side.text(0.05 / wide, under, "\n".join(lines), fontsize=7, va="top", linespacing=1.25)
     grid = side.add_gridspec(
         len(one.strips), len(one.times), left=left, right=1 - 0.02 / wide, top=top, bottom=bottom, wspace=0.02,
         hspace=0.02,
@@ -167,8 +173,11 @@ def _draw_block(side: SubFigure, one: Block, inches: tuple[float, float], boxes:
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
             if column == 0:
-                label = "\n".join(textwrap.wrap(strip.label, max(8, round(cell * 15))))
-                axes.set_ylabel(label, fontsize=7, labelpad=2)
+                # two lines have room beside the reference; a variant stands below its method
+                parts = textwrap.wrap(
+                    strip.label.replace("@", " @"), max(14, round(cell * 15)), max_lines=2, placeholder="…"
+                )
+                axes.set_ylabel("\n".join(parts), fontsize=7, labelpad=2)
             if row == 0:
                 axes.set_title(f"{time:.1f} s", fontsize=7, pad=2)
             _cell(axes, strip, column, boxes)
@@ -181,7 +190,9 @@ def _cell(axes: Axes, strip: Strip, column: int, boxes: bool) -> None:
             why = textwrap.fill(strip.why, 70, max_lines=3, placeholder=" …")
             axes.text(0.03, 0.5, why, transform=axes.transAxes, fontsize=7, va="center", color="#b3261e", zorder=9)
         return
-    frame = strip.frames[column]
+    side = _side(len(strip.frames))
+    height, width = strip.frames.shape[1:3]
+    frame = _scaled(strip.frames[column], (side, max(1, round(side * height / width))))
     axes.imshow(frame, aspect="equal")
     if not boxes:
         return

@@ -7,7 +7,7 @@ colour-blind eyes tell methods apart; shares and cosines are shown in cividis.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ _STYLE: Any = {
     # letters in the PDF stay letters
     "pdf.fonttype": 42,
 }  # fmt: skip
-_PLAIN = {
+KINDS = ("png", "pdf")
+_PLAIN: Mapping[str, Any] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
@@ -58,14 +59,14 @@ def look(place: int) -> dict[str, Any]:
     }
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = KINDS, dpi: int = DPI) -> list[Path]:
     """Write NAME.png and NAME.pdf; each file is absent, old or complete."""
     FigureCanvasAgg(figure)
     paths = []
-    for kind, metadata in _PLAIN.items():
+    for kind in kinds:
         stream = io.BytesIO()
         with styled():
-            figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+            figure.savefig(stream, format=kind, dpi=dpi, metadata=_PLAIN[kind])
         paths.append(folder / f"{name}.{kind}")
         write_atomic(paths[-1], stream.getvalue())
     return paths

@@ -8,20 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ffbench.errors import UserError
-from ffbench.figures.frames import draw_coverage, draw_over_time
-from ffbench.figures.grid import COLUMNS, block, draw_grid
-from ffbench.figures.sheet import draw_forest, draw_sizes
+from ffbench.figures.drawing import Drawing, draw
+from ffbench.figures.grid import COLUMNS, block
 from ffbench.figures.style import save
-from ffbench.figures.yaw import draw_by_yaw
 from ffbench.metrics.catalog import METRICS
 from ffbench.records import from_json
 from ffbench.tables.frames import VideoFrames
-from ffbench.tables.published import VIEWS, published_table
+from ffbench.tables.published import VIEWS
 from ffbench.tables.rows import Row, Video
 from ffbench.tables.sheet import BINNED, Sheet
+
+SIZES = "dictionary-size"
 
 
 @dataclass(frozen=True)
@@ -32,21 +30,50 @@ class FigureOptions:
     """Case ids, `-s1` behind one for another take; the worst, the median and the best if empty."""
     boxes: bool = False
     """Draw the measured face boxes into grids."""
+    published: bool = False
+    """The paper's points beside the measured ones, where a figure has some."""
 
 
-def sheet_figures(made: Sheet, frames: Sequence[VideoFrames]) -> Iterator[tuple[str, Figure]]:
-    """Name and figure of all that is drawn from numbers alone; the same cells and frames give the same figures.
+def sheet_drawings(made: Sheet) -> Iterator[Drawing]:
+    """What is drawn from numbers alone."""
+    yield from (Drawing(f"{metric}-by-yaw", "by-yaw", metric) for metric in BINNED if metric in made.metrics)
+    yield Drawing("forest", "forest")
+    yield Drawing("pose-coverage", "coverage")
+
+
+def case_drawings(frames: Sequence[VideoFrames], rows: Sequence[Row], options: FigureOptions) -> Iterator[Drawing]:
+    """Grids of the chosen cases, and their strips over time.
 
     Args:
-        made: of `cells.json`.
-        frames: of `frames.csv`; none where it was not kept.
+        frames: per-frame values of the rows' videos.
+        rows: the runs, whose videos grids are made of.
+        options: cases and boxes.
+
+    Raises:
+        UserError: for a case that no run holds.
     """
-    drawn = {f"{metric}-by-yaw": draw_by_yaw(made, metric) for metric in BINNED}
-    drawn |= {
-        "forest": draw_forest(made),
-        "pose-coverage": draw_coverage(made, frames),
-    }
-    yield from ((name, figure) for name, figure in drawn.items() if figure is not None)
+    ordered = sorted(rows, key=lambda row: (row.control, row.label))
+    variants = _variants(ordered)
+    for video, why in _chosen(ordered, options.cases).items():
+        yield from _grid("grid", ordered, video, (why, options.boxes))
+        if variants and len(variants) < len(ordered):
+            yield from _grid("ablation", variants, video, (why, options.boxes))
+        yield from _side_by_side(ordered, video, (why, options.boxes))
+        some = [one for one in frames if (one.case_id, one.take) == video]
+        if metric := next((m for m in BINNED if any(m in one.series for one in some)), ""):
+            yield Drawing(f"over-time-{_name(video)}", "over-time", metric, video)
+
+
+def ablation_drawings(rows: Sequence[Row], options: FigureOptions, note: str = "") -> Iterator[Drawing]:
+    """Fig. 9: the chosen cases by one method's variants, in their order; `note` says what sets them apart."""
+    for video, why in _chosen(rows, options.cases).items():
+        yield from _grid("ablation", rows, video, ("; ".join(filter(None, (note, why))), options.boxes))
+
+
+def view_drawings(rows: Sequence[Row], options: FigureOptions) -> Iterator[Drawing]:
+    """Fig. 11: both views of the chosen cases side by side."""
+    for video, why in _chosen(rows, options.cases).items():
+        yield from _side_by_side(rows, video, (why, options.boxes))
 
 
 def write_figures(
@@ -68,24 +95,10 @@ def write_figures(
     Raises:
         UserError: for a case that no run holds.
     """
-    options = options or FigureOptions()
-    paths = [path for name, figure in sheet_figures(made, frames) for path in save(figure, folder, name)]
-    ordered = sorted(rows, key=lambda row: (row.control, row.label))
-    for video, why in _chosen(ordered, options.cases).items():
-        name = f"{video[0]}-s{video[1]}"
-        if one := block(ordered, video):
-            paths += save(draw_grid([one], why, options.boxes), folder, f"grid-{name}")
-        variants = _variants(ordered)
-        if variants and len(variants) < len(ordered) and (one := block(variants, video)):
-            paths += save(draw_grid([one], why, options.boxes), folder, f"ablation-{name}")
-        if both := _views(ordered, video):
-            blocks = [found for view in both if (found := block(ordered, view, COLUMNS // 2))]
-            if len(blocks) == len(both):
-                paths += save(draw_grid(blocks, why, options.boxes), folder, f"views-{name}")
-        some = [one for one in frames if (one.case_id, one.take) == video]
-        metric = next((m for m in BINNED if any(m in one.series for one in some)), "")
-        if metric and (figure := draw_over_time(made, some, metric)):
-            paths += save(figure, folder, f"over-time-{name}")
+    paths = []
+    for one in (*sheet_drawings(made), *case_drawings(frames, rows, options or FigureOptions())):
+        if figure := draw(one, made, frames):
+            paths += save(figure, folder, one.name)
     return paths
 
 
@@ -106,8 +119,24 @@ def write_sizes(cells: Path, folder: Path, published: bool = False) -> list[Path
         made = from_json(Sheet, cells.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"{cells} cannot be read: {error}", "ffbench ablate table3 writes it anew") from error
-    figure = draw_sizes(made, published_table(3) if published else None)
-    return save(figure, folder, "dictionary-size") if figure else []
+    figure = draw(Drawing(SIZES, "sizes", published=published), made, ())
+    return save(figure, folder, SIZES) if figure else []
+
+
+def _grid(kind: str, rows: Sequence[Row], video: Video, how: tuple[str, bool]) -> Iterator[Drawing]:
+    if one := block(rows, video):
+        yield Drawing(f"{kind}-{_name(video)}", "grid", note=how[0], boxes=how[1], blocks=(one,))
+
+
+def _side_by_side(rows: Sequence[Row], video: Video, how: tuple[str, bool]) -> Iterator[Drawing]:
+    both = _views(rows, video)
+    blocks = tuple(found for view in both if (found := block(rows, view, COLUMNS // 2)))
+    if both and len(blocks) == len(both):
+        yield Drawing(f"views-{_name(video)}", "grid", note=how[0], boxes=how[1], blocks=blocks)
+
+
+def _name(video: Video) -> str:
+    return f"{video[0]}-s{video[1]}"
 
 
 def _chosen(rows: Sequence[Row], asked: Sequence[str]) -> dict[Video, str]:

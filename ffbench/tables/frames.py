@@ -1,11 +1,12 @@
-"""Per-frame values of scored videos: `frames.csv`, and what is read back from it to draw figures."""
+"""Per-frame values of scored videos: `frames.csv`, lines of JSON, and what is read back from them to draw figures."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,42 @@ def read_frames(text: str) -> list[VideoFrames]:
         )
         for (method, case_id, take), lines in groups.items()
     ]
+
+
+def frames_lines(frames: Sequence[VideoFrames], metrics: Collection[str]) -> Iterator[str]:
+    """Videos as lines of JSON with some of their metrics, small enough to commit: times, angles and values to 4 digits.
+
+    A metric that a video has no values of is left out; missing numbers are null.
+    """
+    for one in frames:
+        series = {metric: _plain(one.series[metric]) for metric in sorted(metrics) if metric in one.series}
+        facts = {
+            "method": one.method, "case": one.case_id, "take": one.take, "number": one.number.tolist(),
+            "time": _plain(one.time), "angles": [_plain(row) for row in one.angles], "series": series,
+        }  # fmt: skip
+        yield json.dumps(facts, separators=(",", ":"), allow_nan=False)
+
+
+def read_lines(lines: Iterable[str]) -> list[VideoFrames]:
+    """What `frames_lines` wrote.
+
+    Raises:
+        ValueError: for a line of another kind.
+        KeyError: for one that lacks a field.
+    """
+    found = []
+    for line in map(json.loads, lines):
+        number, time = np.array(line["number"], np.int64), np.array(line["time"], np.float64)
+        angles = np.array(line["angles"], np.float64).reshape(-1, 3)
+        series = {str(metric): np.array(values, np.float64) for metric, values in line["series"].items()}
+        if {len(one) for one in (number, angles, *series.values())} - {len(time)}:
+            raise ValueError(f"{line['method']}, {line['case']}: times and values do not go together")
+        found.append(VideoFrames(line["method"], line["case"], int(line["take"]), number, time, angles, series))
+    return found
+
+
+def _plain(values: Floats) -> list[float | None]:
+    return [None if math.isnan(value) else float(f"{value:.4g}") for value in values.tolist()]
 
 
 def _series(scores: Mapping[str, Score], metric: str) -> tuple[float, ...]:

@@ -139,14 +139,14 @@ def test_the_curve_is_the_log_and_settles_over_its_last_tenth() -> None:
     log = [{"step": 10 * i, "loss_pia": 5.0 - 0.1 * i, "loss_fm": 1.0 + i} for i in range(40)]
     log[38]["loss_pia"] = None
     curve = loss_curve(log)
-    assert curve.steps == [10 * i for i in range(40)]
+    assert curve.steps == tuple(10 * i for i in range(40))
     assert curve.loss_pia[3] == pytest.approx(4.7) and math.isnan(curve.loss_pia[38])
-    assert curve.loss_fm == [1.0 + i for i in range(40)]
+    assert curve.loss_fm == tuple(1.0 + i for i in range(40))
     assert curve.settled_pia == pytest.approx(np.mean([5 - 3.6, 5 - 3.7, 5 - 3.9]))
 
 
 def test_a_run_without_videos_has_no_second_curve_and_one_without_pairs_none_at_all() -> None:
-    assert loss_curve([{"step": 1, "loss_pia": 2.0}]).loss_fm == []
+    assert loss_curve([{"step": 1, "loss_pia": 2.0}]).loss_fm == ()
     assert math.isnan(loss_curve([{"step": i, "loss_pia": None if i > 50 else 1.0} for i in range(100)]).settled_pia)
     for log in ([], [{"step": 1, "loss_fm": 2.0}], [{"step": 1, "loss_pia": None}]):
         with pytest.raises(UserError, match="no loss_pia"):

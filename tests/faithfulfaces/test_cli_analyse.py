@@ -7,12 +7,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from faithfulfaces import recipes
 from faithfulfaces.config import Checkpoint, Data, Train
+from faithfulfaces.mini import footage
+from faithfulfaces.mini.figures import face_crops
 from faithfulfaces.runs import open_aligner
 from faithfulfaces.shards import ShardClips
 from faithfulfaces.trainer import Trainer
@@ -42,7 +46,7 @@ def test_a_run_is_looked_into(command: Command, run: Path, shards: Path, tmp_pat
     result = command("analyse", run, "--shards", shards, "--out", tmp_path / "a", "--permutations", 19, "--json")
     assert result.code == 0, result.err
     names = {f"{stem}.{end}" for stem in ("dictionary", "identities", "loss") for end in ("png", "pdf", "csv")}
-    assert {path.name for path in (tmp_path / "a").iterdir()} == names | {"analysis.json"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names | {"analysis.json", "faces.png", "figures.json"}
     found = json.loads(result.out)
     assert found == json.loads((tmp_path / "a/analysis.json").read_text())
     assert found["source"] == str(run / "checkpoints/step_0000004") and found["missing"] == {}
@@ -61,6 +65,65 @@ def test_a_run_is_looked_into(command: Command, run: Path, shards: Path, tmp_pat
     assert "bits over 81 faces of 9 people" in told.out and "S: silhouette of 7 people" in told.out
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_pictures_are_drawn_anew_from_their_data(command: Command, run: Path, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command("analyse", run, "--shards", shards, "--out", out, "--permutations", 19).code == 0
+    for path in out.glob("*.pdf"):
+        path.unlink()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for name in ("dictionary.png", "identities.png", "loss.png", "figures.json"):
+        (out / name).write_bytes(b"old")
+    assert command("analyse", out).out.split() == [
+        str(out / f"{one}.png") for one in ("dictionary", "identities", "loss")
+    ]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    for name, damage, words in (
+        ("faces.png", b"", "faces.png"),
+        ("analysis.json", b"{", "analysis.json"),
+        ("analysis.json", before["analysis.json"].replace(b'"format": 1', b'"format": 2'), "its format is not 1"),
+    ):
+        (out / name).write_bytes(damage)
+        refused(command("analyse", out), words)
+        (out / name).write_bytes(before[name])
+    with Image.open(out / "faces.png") as faces:
+        faces.crop((0, 0, faces.width - 1, faces.height)).save(out / "faces.png")
+    refused(command("analyse", out), "no squares of 5 pose groups")
+    refused(command("analyse", run, "--shards", shards), "--shards and --out go together")
+
+
+def test_footage_of_strangers_is_looked_at(command: Command, run: Path, tmp_path: Path) -> None:
+    size = open_aligner(run).aligner.config.image_size
+    people = footage.loose("test", 0, count=3)
+    people.save(tmp_path / "footage/test_0000.npz")
+    footage.loose("train", 0, count=1).save(tmp_path / "footage/train_0000.npz")
+    result = command(
+        "analyse",
+        run,
+        "--shards",
+        tmp_path / "footage",
+        "--out",
+        tmp_path / "out",
+        "--poses",
+        4,
+        "--permutations",
+        9,
+        "--json",
+    )
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    crops, rows = face_crops(people, size)
+    assert found["dictionary"]["faces"] == len(crops) == int(people.shown.sum())
+    assert {point["identity"] for point in found["identities"][0]["points"]} == {
+        str(people.seeds[row]) for row in np.unique(rows) if (rows == row).sum() >= 4
+    }
+    (tmp_path / "footage/test_0000.npz").write_bytes(b"PK")
+    refused(
+        command("analyse", run, "--shards", tmp_path / "footage", "--out", tmp_path / "b"),
+        "test_0000.npz",
+        "cannot be read",
+    )
 
 
 def test_the_aligner_of_a_run_is_the_one_that_was_trained(run: Path) -> None:

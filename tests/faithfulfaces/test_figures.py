@@ -13,6 +13,7 @@ from PIL import Image
 
 from faithfulfaces import figures
 from faithfulfaces.analysis import Faces, IdentityMap, LossCurve, Point, look_at_dictionary
+from ffbench.figures.style import COLOURS, COLUMN, PAGE, save
 
 
 def made_up_faces(groups: int = 5) -> Faces:
@@ -24,7 +25,7 @@ def made_up_faces(groups: int = 5) -> Faces:
 
 
 def identity_map(of: str, people: int = 7) -> IdentityMap:
-    points = [Point(f"p{i:02d}", 0, 0, 0, i + 0.1 * k, -i + 0.1 * k) for i in range(people) for k in range(8)]
+    points = tuple(Point(f"p{i:02d}", 0, 0, 0, i + 0.1 * k, -i + 0.1 * k) for i in range(people) for k in range(8))
     return IdentityMap(of, 0.5, 0.4, 0.1, points)
 
 
@@ -34,7 +35,7 @@ def dictionary_picture(groups: int = 5) -> tuple[Figure, object]:
     return figures.draw_dictionary(report, {name: [crop] * 3 for name in report.table}), report
 
 
-CURVE = LossCurve(list(range(500)), [4 / (1 + i) for i in range(500)], [1.0] * 500, 0.01)
+CURVE = LossCurve(tuple(range(500)), tuple(4 / (1 + i) for i in range(500)), (1.0,) * 500, 0.01)
 
 
 @pytest.mark.parametrize("kind", ["dictionary", "one group", "identities", "one panel", "loss"])
@@ -46,8 +47,8 @@ def test_every_letter_is_7_points_and_inside_a_picture_of_a_columns_or_pages_wid
         "one panel": lambda: figures.draw_identities([identity_map("S")]),
         "loss": lambda: figures.draw_loss(CURVE),
     }[kind]()
-    figures.save(figure, tmp_path / "picture")
-    assert figure.get_figwidth() in (figures.COLUMN, figures.PAGE)
+    save(figure, tmp_path, "picture")
+    assert figure.get_figwidth() in (COLUMN, PAGE)
     words = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     assert words and min(text.get_fontsize() for text in words) >= 7
     # ink at the rim would be something cut off
@@ -58,13 +59,12 @@ def test_every_letter_is_7_points_and_inside_a_picture_of_a_columns_or_pages_wid
 
 def test_files_are_png_and_pdf_and_repeat(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        paths = figures.save(figures.draw_loss(CURVE), tmp_path / folder / "loss")
+        paths = save(figures.draw_loss(CURVE), tmp_path / folder, "loss")
         assert [path.name for path in paths] == ["loss.png", "loss.pdf"]
     for name in ("loss.png", "loss.pdf"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with Image.open(tmp_path / "a/loss.png") as image:
-        assert image.width == round(figures.COLUMN * 300) and len(np.unique(np.asarray(image.convert("L")))) > 20
+        assert image.width == round(COLUMN * 300) and len(np.unique(np.asarray(image.convert("L")))) > 20
     assert (tmp_path / "a/loss.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -116,7 +116,7 @@ def seen_by(matrix: list[list[float]], colour: str) -> np.ndarray:
 def test_colours_stay_apart_for_colour_blind_people(matrix: list[list[float]]) -> None:
     from skimage.color import deltaE_ciede2000, rgb2lab
 
-    lab = [rgb2lab(seen_by(matrix, colour)[None, None])[0, 0] for colour in figures.COLOURS]
+    lab = [rgb2lab(seen_by(matrix, colour)[None, None])[0, 0] for colour in COLOURS]
     apart = [float(deltaE_ciede2000(a, b)) for i, a in enumerate(lab) for b in lab[:i]]
     # 2.3 is a just noticeable difference
     assert min(apart) > 7
@@ -137,11 +137,12 @@ def test_the_running_mean_leaves_out_what_is_missing() -> None:
 
 
 def test_the_loss_shows_every_value_and_a_second_curve_only_where_there_is_one() -> None:
-    both, alone = figures.draw_loss(CURVE), figures.draw_loss(CURVE.__class__(CURVE.steps, CURVE.loss_pia, [], 0.01))
+    both, alone = figures.draw_loss(CURVE), figures.draw_loss(LossCurve(CURVE.steps, CURVE.loss_pia, (), 0.01))
     assert len(both.axes) == 2 and len(alone.axes) == 1
     logged, mean = both.axes[0].lines
-    assert logged.get_ydata().tolist() == CURVE.loss_pia
+    assert tuple(logged.get_ydata()) == CURVE.loss_pia
     assert mean.get_ydata().tolist() == figures.running_mean(CURVE.loss_pia).tolist()
-    assert both.axes[1].lines[0].get_ydata().tolist() == CURVE.loss_fm
-    short = LossCurve([1, 2], [2.0, 1.0], [], 1.0)
-    assert len(figures.draw_loss(short).axes[0].lines) == 1
+    assert tuple(both.axes[1].lines[0].get_ydata()) == CURVE.loss_fm
+    short = figures.draw_loss(LossCurve((1, 2), (2.0, 1.0), (), 1.0))
+    assert len(short.axes[0].lines) == 1 and short.axes[0].get_legend() is None
+    assert both.axes[0].get_legend() is not None

@@ -116,10 +116,29 @@ def test_the_results_folder_holds_the_table_and_the_records_that_it_follows_from
     assert CliRunner().invoke(app, ["validate", str(place.parent)]).exit_code == 0
 
 
+def test_figures_are_drawn_beside_the_table_and_kept_with_their_data(world: World) -> None:
+    place = world.out.parent / "results" / f"mini-views@{world.suite.version}"
+    case = world.suite.cases[0].case_id
+    words = ["ablate", "table5", "-m", "still", "-m", "sway", "--limit", str(LIMIT), "--out", str(world.out)]
+    words += ["--protocol", "basic", "--networks", str(world.networks), "--with-published", "--boxes"]
+    assert CliRunner().invoke(app, [*words, "--results", str(place.parent), "--figure-case", case]).exit_code == 0
+    picture = place / f"figures/views-{case}-s0.png"
+    assert picture.is_file()
+    assert (world.out / place.name / f"ablate-table5/figures/views-{case}-s0.pdf").is_file()
+    assert CliRunner().invoke(app, ["validate", str(place.parent)]).exit_code == 0
+    drawn = picture.read_bytes()
+    picture.unlink()
+    told = CliRunner().invoke(app, ["validate", str(place.parent)])
+    assert told.exit_code == 1
+    assert "is missing" in told.output
+    assert str(picture) in CliRunner().invoke(app, ["ablate", "render", "--results", str(place.parent)]).output
+    assert picture.read_bytes() == drawn
+
+
 def test_a_second_call_reuses_runs_and_prints_the_same_files(world: World) -> None:
     folder = world.out / f"mini-views@{world.suite.version}" / "ablate-table5"
     # scores for which weights were missing are tried again, so scores.jsonl may grow
-    watched = [*folder.iterdir(), *world.out.glob("*/*/generations.jsonl"), *world.out.glob("*/*/videos/*.mp4")]
+    watched = [*folder.glob("*.*"), *world.out.glob("*/*/generations.jsonl"), *world.out.glob("*/*/videos/*.mp4")]
     before = {path: path.read_bytes() for path in watched}
     assert len(before) == 4 + 2 + 2 * LIMIT
     made = ablate(ablation("table5", ["still", "sway"]), world.suite, options(world, published=True))
