@@ -23,6 +23,8 @@ MOST_BYTES = 1 << 30
 MOST_SECONDS = 900.0
 _REDIRECTS = 5
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that is given out of IPv6; elsewhere lie site-local, IPv4-compatible and local translation addresses."""
 _TYPES = ("video/", "application/octet-stream", "binary/octet-stream", "application/mp4")
 
 
@@ -137,7 +139,7 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address.teredo:
+        if address.teredo or address not in _UNICAST:
             return False
     return address.is_global and not address.is_multicast
 

@@ -421,6 +421,10 @@ def _encoded(vendor: Vendor) -> None:
     vendor.file.encoding = "gzip"
 
 
+def _huge(vendor: Vendor) -> None:
+    vendor.file.announced = 10 * 2**30
+
+
 def _loop(vendor: Vendor) -> None:
     vendor.file.redirects = [f"{vendor.url}/files/x.mp4"] * 20
 
@@ -433,6 +437,7 @@ def _loop(vendor: Vendor) -> None:
         (_text, "no video"),
         (_disguised, "no MP4"),
         (_encoded, "encoded"),
+        (_huge, "offers 10737418240 bytes, more than 1073741824"),
         (_loop, "redirects more than 5 times"),
     ],
 )

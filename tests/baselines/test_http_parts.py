@@ -49,6 +49,11 @@ from ffbench.errors import UserError
         ("64:ff9b::a00:1", False),
         ("2002:a00:1::", False),
         ("2001:0:1::1", False),
+        ("64:ff9b::808:808", True),
+        ("64:ff9b:1::a00:1", False),
+        ("::10.0.0.1", False),
+        ("::ffff:0:10.0.0.1", False),
+        ("fec0::1", False),
     ],
 )
 def test_what_is_public(text: str, public: bool) -> None:

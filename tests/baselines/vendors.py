@@ -57,6 +57,8 @@ class File:
     redirects: list[str] = field(default_factory=list)
     pause: float = 0.0
     length: bool = True
+    announced: int = 0
+    """Content-Length that is claimed instead of the body's."""
     encoding: str = ""
 
 
@@ -278,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file.encoding:
             self.send_header("Content-Encoding", file.encoding)
         if file.length:
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(file.announced or len(body)))
         else:
             self.close_connection = True
         self.end_headers()

@@ -24,7 +24,7 @@ from faithfulfaces.data import stack
 from faithfulfaces.faces import FaceReader, open_faces
 from faithfulfaces.learner import Learner
 from faithfulfaces.model import CARD, CONFIG, LORA, WEIGHTS, ModelConfig, load_model, save_model
-from faithfulfaces.pipeline import FaithfulFacesPipeline, Sampling, local_folder, without_euler
+from faithfulfaces.pipeline import FaithfulFacesPipeline, Sampling, local_folder, sampling_of, without_euler
 from faithfulfaces.shards import Sample, ShardClips, write_shard
 from ffbench.errors import UserError
 from tests.faithfulfaces import tiny_vace
@@ -100,11 +100,20 @@ def test_frames_are_uint8_and_follow_from_the_seed(trained: FaithfulFacesPipelin
 def test_each_ablation_changes_the_video(trained: FaithfulFacesPipeline) -> None:
     kinds: list[dict[str, Any]] = [
         {}, {"aligner": False}, {"euler": False}, {"euler_noise_degrees": 20.0}, {"scale": 3.0}, {"flow_shift": 3.0},
-        {"guidance": 1.0}, {"negative_prompt": "a head"},
+        {"guidance": 1.0}, {"negative_prompt": "a head"}, {"steps": 3}, {"text_tokens": 9},
     ]  # fmt: skip
     videos = [run(trained, **kind).tobytes() for kind in kinds]
     assert len(set(videos)) == len(kinds)
     assert run(trained, scale=0.0).tobytes() == run(trained, aligner=False).tobytes()
+
+
+def test_what_is_given_goes_before_what_the_checkpoint_wants(faces: FaceReader) -> None:
+    pipe = build(faces, trained=False, config=replace(tiny_vace.CONFIG, sampling={**SMALL, "seed_free": 1}))
+    with pytest.raises(UserError, match="unknown sampling option 'seed_free'"):
+        pipe(tiny_vace.portrait(), PROMPT)
+    config = replace(tiny_vace.CONFIG, sampling={**SMALL, "guidance": 3.0})
+    assert sampling_of(config, {}) == Sampling(**SMALL, guidance=3.0)
+    assert sampling_of(config, {"steps": 7, "guidance": 1.0}) == Sampling(**{**SMALL, "steps": 7}, guidance=1.0)
 
 
 def test_the_prior_stays_in_both_branches_of_guidance(trained: FaithfulFacesPipeline) -> None:
@@ -264,13 +273,15 @@ def test_a_name_that_is_no_folder_and_no_repository_is_refused(monkeypatch: pyte
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hugging Face Hub as an upload of small files meets."""
+    """As much of the Hugging Face Hub as uploads and downloads of small files meet."""
 
     files: dict[str, bytes]
+    created: list[dict[str, Any]]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
+            self.created.append(json.loads(body))
             self.answer({"url": f"http://{self.headers['Host']}/me/model"})
         elif "/preupload/" in self.path:
             names = [file["path"] for file in json.loads(body)["files"]]
@@ -284,44 +295,76 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({})
 
     def do_GET(self) -> None:
-        self.answer({})
+        name = self.path.partition(f"/resolve/{'1' * 40}/")[2]
+        if name:
+            self.send(self.files[name], {"ETag": f'"{name}"', "X-Repo-Commit": "1" * 40})
+        elif "/tree/" in self.path:
+            files = self.files.items()
+            self.answer([{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files])
+        else:
+            self.answer({"id": "me/model", "sha": "1" * 40, "siblings": [{"rfilename": name} for name in self.files]})
+
+    do_HEAD = do_GET
 
     def answer(self, value: Any) -> None:
-        data = json.dumps(value).encode()
+        self.send(json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def send(self, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[str, dict[str, bytes]]]:
-    kind = type("OneHub", (Hub,), {"files": {}})
+def hub() -> Iterator[tuple[str, type[Hub]]]:
+    kind = type("OneHub", (Hub,), {"files": {}, "created": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", kind.files
+    yield f"http://127.0.0.1:{server.server_port}", kind
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def test_push_to_hub_uploads_the_four_files(
-    trained: FaithfulFacesPipeline, hub: tuple[str, dict[str, bytes]], tmp_path: Path
+    trained: FaithfulFacesPipeline, hub: tuple[str, type[Hub]], tmp_path: Path
 ) -> None:
-    endpoint, files = hub
+    endpoint, server = hub
+    files = server.files
     address = trained.push_to_hub("me/model", token="hf_x", endpoint=endpoint)
     assert address == f"{endpoint}/me/model/commit/1"
+    (created,) = server.created
+    # the hub's own client said `private` until it learned of other audiences
+    assert created["name"] == "model" and (created.get("private") or created.get("visibility") == "private")
     assert files.keys() == {CONFIG, WEIGHTS, LORA, CARD}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     config, parts = load_model(tmp_path)
     assert config == trained.config
     assert torch.equal(parts.aligner.dictionary_CD, trained.aligner.dictionary_CD)
+
+
+def test_from_the_hub_come_tensors_and_text_alone(
+    hub: tuple[str, type[Hub]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, server = hub
+    wanted = ["config.json", "vae/model.safetensors", "tokenizer/spiece.model", "README.md"]
+    for name in [*wanted, "vae/model.bin", "weights.pt", "weights.ckpt", "run.py", "tensors.npz", "vae/model.pkl"]:
+        server.files[name] = name.encode()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = local_folder("me/model", "the checkpoint")
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == sorted(wanted)
+    assert (folder / "vae/model.safetensors").read_bytes() == b"vae/model.safetensors"
 
 
 # --- the same S as in training
