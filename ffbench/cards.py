@@ -17,6 +17,8 @@ from ffbench.records import Scalar
 Kind = Literal["control", "open", "commercial", "reference", "tool"]
 UNKNOWN = "unknown until pulled"
 """What a card says for a hash that nobody could know when it was written."""
+_OTHER_WEIGHTS = frozenset({"base", "checkpoint"})
+"""Settings whose override loads networks of other sizes than the card's `parts`."""
 _POSITIVE = ("width", "height", "num_frames", "fps", "steps")
 
 
@@ -144,8 +146,7 @@ def with_variant(card: Card, variant: str) -> Card:
         has = f"its variants are: {', '.join(card.variants)}" if card.variants else "it has none"
         raise UserError(f"{card.name} has no variant {variant!r}{_nearest(variant, card.variants)}", has)
     values = card.variants[variant]
-    # another base has networks of other sizes
-    parts = {} if "base" in values else card.parts
+    parts = card.parts if _OTHER_WEIGHTS.isdisjoint(values) else {}
     return replace(card, name=name, parts=parts, settings=_overridden(card, f"variant {variant}", values))
 
 
@@ -156,12 +157,13 @@ def for_suite(card: Card, suite: str) -> Card:
         UserError: if those override a setting that the card lacks.
     """
     chosen = card.variants.get(card.name.partition("@")[2], {})
-    settings = card.settings
+    settings, parts = card.settings, card.parts
     for prefix, values in card.suites.items():
         if suite.startswith(prefix):
             values = {key: value for key, value in values.items() if key not in chosen}
             settings = _overridden(replace(card, settings=settings), f"suites {prefix}", values)
-    return replace(card, settings=settings)
+            parts = parts if _OTHER_WEIGHTS.isdisjoint(values) else {}
+    return replace(card, settings=settings, parts=parts)
 
 
 def _overridden(card: Card, where: str, values: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ffbench.cards import Card
 from ffbench.contract import Request, Runtime
+from ffbench.engine.reach import must_see
 from ffbench.methods import Answer, MethodProcess
 from ffbench.provenance import provenance
 from ffbench.records import Generation, Scalar
@@ -48,6 +49,7 @@ class Maker:
     def open(self) -> None:
         """Nothing yet: the method starts with its first request."""
         order = self._order
+        must_see(order.scratch)
         number = int(os.environ.get("FFBENCH_WORKER", "0"))
         names = ["worker", *([str(order.run.shard)] if order.run.shard else []), *([str(number)] if number else [])]
         place = order.scratch / "-".join(names)

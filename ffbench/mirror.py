@@ -97,7 +97,9 @@ class Mirror:
                     parts.setdefault(_inside(found["file"]), []).append(name)
             for file, names in parts.items():
                 _all(self._get_piece, [name for name in names if not self._kept(name).is_file()])
-                data = b"".join(self._kept(name).read_bytes() for name in names)
+                # a command that was killed right after an upload made it again: the same lines, in another piece
+                lines = (line for name in names for line in self._kept(name).read_bytes().splitlines(keepends=True))
+                data = b"".join(dict.fromkeys(lines))
                 write_atomic(self.folder / file, data)
                 self._offsets[file] = len(data)
             # what shards wrote here is in the store, and so in the run's own file now

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ffbench.download import sha256_of
+from ffbench.engine.reach import must_see
 from ffbench.errors import UserError
 from ffbench.extract.extractor import Extractor
 from ffbench.extract.track import FaceTrack, Floats
@@ -105,8 +106,10 @@ class Scorer:
         """Measure one thing.
 
         Raises:
-            UserError: a photograph without a face or changed since; a worker with other networks than the first.
+            UserError: a photograph without a face or changed since; a worker with other networks than the first, or
+                one that does not see the run.
         """
+        must_see(task.run.root)
         return self._photograph(task) if isinstance(task, Photograph) else self._video(task)
 
     def close(self) -> None:

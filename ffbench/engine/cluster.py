@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ STARTS = 3
 """Attempts to start a cluster of this machine: Ray waits half a minute for it, which a busy machine may exceed."""
 STORE_BYTES = 200 * 2**20
 """Of Ray's object store on this machine: tasks and results are small."""
+KNOCK = 10.0
+"""Seconds in which the address of a cluster must take a connection; Ray itself would try for minutes."""
 
 
 class RemoteDesk:
@@ -54,7 +58,7 @@ class RayCrew:
     Where the cluster has no room for all of them, those that find some do the work.
 
     Raises:
-        UserError: if Ray is not installed, or the cluster does not answer.
+        UserError: if Ray is not installed, the cluster does not answer, or none of its nodes is large enough for a job.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -62,7 +66,10 @@ class RayCrew:
             import ray
         except ImportError as error:
             raise UserError("--engine ray needs Ray", "pip install 'ffbench[ray]'") from error
+        if engine.device.startswith("cuda:"):
+            raise UserError(f"--engine ray chooses the GPUs, so --device {engine.device} cannot", "give --device cuda")
         self._ray: Any = ray
+        self._aside = contextlib.ExitStack()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine is slow to start it
         self._path: list[str] = []
@@ -71,20 +78,33 @@ class RayCrew:
             self._env = {key: value for key, value in os.environ.items() if key.startswith("FFBENCH_")}
         else:
             self._path = [str(Path(entry).resolve()) for entry in sys.path]
-        self._connect(engine)
-        resources = self._ray.cluster_resources()
-        kind = "GPU" if engine.device.startswith("cuda") else "CPU"
-        self.size = engine.workers or int(resources.get(kind, 0))
-        if not self.size:
-            ray.shutdown()
-            raise UserError(f"the Ray cluster has no {kind}", "add a node that has some, or give --workers")
+        self._aside.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray tells of dead workers on stdout
+        try:
+            self.size = self._connect(engine)
+        except BaseException:
+            self._aside.close()
+            raise
         self._actors: dict[int, Any] = {}
+        self._fitting: set[tuple[int, int]] = set()
         self._asked: dict[Any, tuple[int, str]] = {}
+        self._open: set[int] = set()
 
-    def _connect(self, engine: Engine) -> None:
+    def _connect(self, engine: Engine) -> int:
+        """Connect; how many workers there are to be."""
+        self._reach(engine)
+        kind = "GPU" if engine.device == "cuda" else "CPU"
+        size = engine.workers or int(self._ray.cluster_resources().get(kind, 0))
+        if not size:
+            self._ray.shutdown()
+            raise UserError(f"the Ray cluster has no {kind}", "add a node that has some, or give --workers")
+        return size
+
+    def _reach(self, engine: Engine) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         options["address"] = engine.address or "local"  # nothing: any cluster that happens to stand here
-        if not engine.address:
+        if engine.address:
+            _knock(engine.address)
+        else:
             size = max(engine.workers, cpus())
             options |= {"num_cpus": size, "include_dashboard": False, "object_store_memory": STORE_BYTES}
         for left in reversed(range(1 if engine.address else STARTS)):
@@ -95,10 +115,7 @@ class RayCrew:
                 self._ray.shutdown()
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 if not left:
-                    raise UserError(
-                        f"no Ray cluster at {engine.address or 'this machine'}: {reason}",
-                        "start one with ray start --head and give its --address, or use --engine local",
-                    ) from error
+                    raise _nobody(engine.address or "this machine", reason) from error
                 note(f"Ray did not start ({reason}); trying again")
 
     def start(self, number: int, job: Job) -> None:
@@ -106,11 +123,26 @@ class RayCrew:
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": job.gpus, "max_restarts": 0}
         if job.memory_gib:
             options["memory"] = int(job.memory_gib * 2**30)
+        self._fit(job.gpus, options.get("memory", 0))
         if self._env:
             options["runtime_env"] = {"env_vars": self._env}
         actor = self._ray.remote(RemoteDesk).options(**options).remote((job.worker, job.config), number, self._path)
         self._actors[number] = actor
         self._asked[actor.open.remote()] = (number, "open")
+
+    def _fit(self, gpus: int, memory: int) -> None:
+        """See to it that some node could hold such an actor; a later one may wait for a node that was lost."""
+        if (gpus, memory) in self._fitting:
+            return
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        wanted = {"CPU": 1, "GPU": gpus, "memory": memory}
+        if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+            asked = ["1 CPU", *[f"{gpus} GPU"] * bool(gpus), *[f"{memory / 2**30:.1f} GiB of memory"] * bool(memory)]
+            raise UserError(
+                f"a worker needs {' and '.join(asked)}; no node of the Ray cluster has that",
+                "add such a node, or say with --memory GIB what a worker really takes",
+            )
+        self._fitting.add((gpus, memory))
 
     def send(self, number: int, payloads: Sequence[Any]) -> None:
         """See `Crew`."""
@@ -123,6 +155,7 @@ class RayCrew:
     def kill(self, number: int) -> None:
         """See `Crew`."""
         self._asked = {ref: asked for ref, asked in self._asked.items() if asked[0] != number}
+        self._open.discard(number)
         actor = self._actors.pop(number, None)
         if actor is not None:
             self._ray.kill(actor)
@@ -131,10 +164,14 @@ class RayCrew:
         """See `Crew`."""
         if not self._asked:
             return []
-        ready, _ = self._ray.wait(list(self._asked), num_returns=1, timeout=timeout)
+        self._ray.wait(list(self._asked), num_returns=1, timeout=timeout)
+        # all that is there, in the order of asking: that an actor was open has to be heard before its death over a task
+        ready, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
         events: list[tuple[int, Event]] = []
-        for ref in ready:
-            number, what = self._asked.pop(ref)
+        for ref in sorted(ready, key=list(self._asked).index):
+            number, what = self._asked.pop(ref, (-1, ""))
+            if not what:
+                continue  # of an actor that was found dead just before
             try:
                 answer = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
@@ -144,6 +181,7 @@ class RayCrew:
             if what == "work":
                 events += [(number, decode(message)) for message in answer]
             elif what == "open":
+                self._open.add(number)
                 events.append((number, decode(answer)))
             else:
                 self.kill(number)
@@ -153,14 +191,38 @@ class RayCrew:
     def close(self, patience: float) -> None:
         """See `Crew`."""
         if patience:
-            leaving = [actor.close.remote() for actor in self._actors.values()]
+            # one that found no room yet would never answer
+            leaving = [self._actors[number].close.remote() for number in self._open]
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.wait(leaving, num_returns=len(leaving), timeout=patience) if leaving else None
         for number in list(self._actors):
             self.kill(number)
         self._ray.shutdown()
+        self._aside.close()
 
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"the worker's actor died ({type(error).__name__}): {lines[0] if lines else 'no reason given'}"
+
+
+def _knock(address: str) -> None:
+    """Find out at once whether anything listens at an address; those that Ray looks up itself are left to it."""
+    found = re.fullmatch(r"(?:ray://)?([^/:]+|\[[^/]+\]):(\d{1,5})", address)
+    if not found:
+        if address == "auto":
+            return
+        raise UserError(
+            f"--address {address!r} is no address", "write HOST:PORT as ray start --head prints it, or auto"
+        )
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, str(error)) from error
+
+
+def _nobody(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address}: {reason}",
+        "start one with ray start --head and give its --address, or use --engine local",
+    )

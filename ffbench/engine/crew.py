@@ -96,7 +96,11 @@ class Desk:
             told = _told(error)
             if isinstance(told, UserError | OSError):
                 return Raised(told)
-            return Raised(UserError(f"a worker ({name}) could not open: {told}", "the traceback is above"))
+            return Raised(
+                UserError(
+                    f"a worker ({name}) could not open: {told}", "the traceback is above, or in the logs of the cluster"
+                )
+            )
         self._worker = worker
         return Opened()
 

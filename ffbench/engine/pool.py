@@ -29,7 +29,12 @@ class _Slot:
     open: bool = False
     leaving: bool = False
     sent: deque[Place] = field(default_factory=deque)
+    """Tasks that are its own; it has them in hand once it is open."""
     last: Place | None = None
+
+    def serves(self, job: Job) -> bool:
+        """Whether it was opened with what a job asks for."""
+        return self.job is not None and (self.job.worker, self.job.config) == (job.worker, job.config)
 
 
 class Pool:
@@ -67,7 +72,7 @@ class Pool:
                 if idle == QUIET:
                     note(f"no worker has started after {QUIET:.0f} s; still waiting")
                 for number, event in events:
-                    yield from self._take(plan, number, event)
+                    yield from self._take(plan, jobs, number, event)
         finally:
             for number, slot in enumerate(self._slots):
                 if slot.sent:  # the caller has stopped early; nobody will ask for what is on its way
@@ -79,35 +84,64 @@ class Pool:
             while not slot.leaving and (not slot.sent or self._may_wait(slot)):
                 others = [one.sent[-1] for one in self._slots if one.sent and one is not slot]
                 places = plan.batch(slot.last, others, self.size)
-                if not places or not self._fits(number, slot, jobs[places[0].job], places[0]):
+                if not places and self._takes_over(plan, number, slot):
+                    continue
+                if not places or not self._fits(number, jobs[places[0].job], places[0]):
                     plan.put_back(places)
                     break
+                slot = self._slots[number]  # a new one where the worker was of no use
                 slot.sent.extend(places)
                 slot.last = places[-1]
-                self._crew.send(number, [jobs[place.job].tasks[place.task].payload for place in places])
+                if slot.open:
+                    self._hand(number, jobs, places)
+
+    def _hand(self, number: int, jobs: Sequence[Job], places: Sequence[Place]) -> None:
+        self._crew.send(number, [jobs[place.job].tasks[place.task].payload for place in places])
 
     def _may_wait(self, slot: _Slot) -> bool:
         return slot.open and slot.job is not None and slot.job.batch == 1 and len(slot.sent) <= slot.job.ahead
 
-    def _fits(self, number: int, slot: _Slot, job: Job, place: Place) -> bool:
-        """Whether the worker of a slot can be sent a task of a job now; if it only stands in the way, it is let go."""
-        if slot.job is None:
-            slot.job = job
-            self._crew.start(number, job)
-        elif slot.sent and place.job != slot.sent[0].job:
+    def _takes_over(self, plan: Schedule, number: int, slot: _Slot) -> bool:
+        """Whether tasks of workers that are not open yet wait again, for an open one that would have nothing to do.
+
+        There may be no room for those workers as long as this one stands; if it cannot do their tasks, it makes room.
+        """
+        if not slot.open or slot.sent:
             return False
-        elif (slot.job.worker, slot.job.config) != (job.worker, job.config):
+        opening = [one for one in self._slots if one.job is not None and one.sent and not one.open]
+        mine = [one for one in opening if slot.job is not None and one.serves(slot.job)]
+        for one in mine[:1]:
+            plan.put_back(one.sent)
+            one.sent.clear()
+        if opening and not mine:
             slot.leaving = True
             self._crew.leave(number)
+        return bool(mine)
+
+    def _fits(self, number: int, job: Job, place: Place) -> bool:
+        """Whether a task of a job can be given to the worker of a slot now; if that only stands in the way, it goes."""
+        slot = self._slots[number]
+        if slot.sent and place.job != slot.sent[0].job:
             return False
+        if slot.job is not None and not slot.serves(job):
+            if slot.open:
+                slot.leaving = True
+                self._crew.leave(number)
+                return False
+            self._crew.kill(number)
+            slot = self._slots[number] = _Slot(last=slot.last)
+        if slot.job is None:
+            self._crew.start(number, job)
         slot.job = job
         return True
 
-    def _take(self, plan: Schedule, number: int, event: Event) -> Iterator[Result]:
+    def _take(self, plan: Schedule, jobs: Sequence[Job], number: int, event: Event) -> Iterator[Result]:
         slot = self._slots[number]
         match event:
             case Opened():
                 slot.open = True
+                if slot.sent:
+                    self._hand(number, jobs, slot.sent)
             case Done(value):
                 self._falls = 0
                 plan.ended()

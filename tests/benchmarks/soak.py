@@ -2,14 +2,26 @@
 
     python tests/benchmarks/soak.py [--faults 50] [--seed 1]
 
-Each round makes the videos of 40 cases with the control `impostor` through the real command, two workers, every other
-round as two shards at once. While it runs, a random fault is done to it: an engine's worker killed, a method's process
-killed, the command killed, or the files of all its processes limited (`RLIMIT_FSIZE`, a full disk). After every fault,
-and at the end, is checked what must hold:
+Each round makes the videos of 40 cases with the control `impostor` through the real command, with two workers: as
+processes of this machine, every other time in two shards at once; as actors of a real Ray cluster of three nodes (a
+head and two that work); or into a bucket of a real S3 server, through a line that can be cut. While it runs, a random
+fault is done to it:
 
-- every whole line is a record, no key stands twice, and each `ok` record's video is there with its sha256;
+    worker killed      SIGKILL to an engine's worker
+    method killed      SIGKILL to a method's process
+    command killed     SIGKILL to the command; in each of the three places
+    disk full          the size of files of all its processes limited (RLIMIT_FSIZE)
+    Ray node killed    SIGKILL to all processes of a node; another node comes for it
+    network dropped    no connection to the S3 server, those that stand are cut, for up to 25 seconds
+
+After every fault, and at the end, is checked what must hold:
+
+- every whole line is a record, no key stands twice, and each `ok` record's video is there with its sha256; in the
+  bucket also, where each piece of records has the hash that its name says;
 - nobody of the killed command's processes lives on;
 - at the end every case has a record, those that are `ok` equal an undisturbed run's, and no scratch is left.
+
+A round whose check fails ends the test, and the table is not printed.
 """
 
 from __future__ import annotations
@@ -28,26 +40,39 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+sys.path.extend(str(Path(__file__).resolve().parents[1] / "ffbench" / name) for name in ("", "engine"))
+
 import numpy as np
+from clusters import Nodes, nodes
 from PIL import Image
+from s3server import Line, s3_server
 
 from ffbench.records import Generation, from_json
 
 METHOD = "impostor"
 CASES = 40
 PATIENCE = 600.0
-FAULTS = ("worker killed", "method killed", "command killed", "disk full")
+LOCAL = ("worker killed", "method killed", "command killed", "disk full")
+RAY = ("Ray node killed", "command killed, on Ray")
+BUCKET = ("network dropped", "command killed, on a bucket")
+FAULTS = (*LOCAL, *RAY, *BUCKET)
 
 
 class Round:
     """One folder, the commands that write to it, and what must hold of it."""
 
-    def __init__(self, folder: Path, photos: Path, shards: int) -> None:
+    faults = LOCAL
+    codes = (0, 1)
+
+    def __init__(self, folder: Path, photos: Path, shards: int = 1) -> None:
         self.out = folder / "runs"
         self.photos = photos
+        self.engine = ["--out", str(self.out), "--engine", "local"]
+        self.env = dict(os.environ)
         self.parts = [f"{part}/{shards}" for part in range(1, shards + 1)] if shards > 1 else [""]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.log = folder / "log"
@@ -59,11 +84,11 @@ class Round:
 
     def start(self, part: str) -> None:
         argv = [sys.executable, "-c", "from ffbench.cli import main; main()", "generate", "-m", METHOD]
-        argv += ["--suite", str(self.photos), "--out", str(self.out), "--engine", "local"]
+        argv += ["--suite", str(self.photos), *self.engine]
         argv += ["--workers", "2", "--set", "width=96", "--set", "height=80", "--set", "num_frames=5"]
         argv += ["--shard", part] if part else []
         with self.log.open("ab") as log:
-            self.running[part] = subprocess.Popen(argv, stdout=log, stderr=log)
+            self.running[part] = subprocess.Popen(argv, stdout=log, stderr=log, env=self.env)
 
     def lines(self) -> list[bytes]:
         return [line for path in self.root.glob("generations*.jsonl") for line in whole(path)]
@@ -90,6 +115,115 @@ class Round:
         for part in self.parts:
             code = self.running[part].wait(timeout=PATIENCE)
             assert code in (0, 1), (code, self.log.read_text()[-2000:])
+
+    def strike(self, fault: str, running: subprocess.Popen[bytes], chance: random.Random) -> bool:
+        """Do a fault to a running command; whether it could be done."""
+        workers = children(running.pid)
+        try:
+            if fault == "worker killed" and workers:
+                os.kill(chance.choice(workers), signal.SIGKILL)
+            elif fault == "method killed" and (methods := [one for worker in workers for one in children(worker)]):
+                os.kill(chance.choice(methods), signal.SIGKILL)
+            elif fault.startswith("command killed"):
+                every = below(running.pid)
+                running.send_signal(signal.SIGKILL)
+                running.wait()
+                until(lambda: all(map(gone, every)), "processes of a killed command")
+            elif fault == "disk full":
+                return fill_disk(running, chance)
+            else:
+                return False
+        except ProcessLookupError:
+            return False
+        return True
+
+
+class RayRound(Round):
+    """The same on a Ray cluster that outlives it."""
+
+    faults = RAY
+
+    def __init__(self, folder: Path, photos: Path, cluster: Nodes) -> None:
+        super().__init__(folder, photos)
+        self.engine = ["--out", str(self.out), "--engine", "ray", "--address", cluster.address]
+        self.cluster = cluster
+
+    def strike(self, fault: str, running: subprocess.Popen[bytes], chance: random.Random) -> bool:
+        if fault == "Ray node killed":
+            self.cluster.kill()
+            self.cluster.add()
+            return True
+        methods = [pid for pid in below(os.getpid()) if "ffbench.worker" in command_of(pid)]
+        done = super().strike(fault, running, chance)
+        until(lambda: all(map(gone, methods)), "methods below the actors of a killed command")
+        return done
+
+
+class BucketRound(Round):
+    """The same into a bucket, through a line that can be cut; the records are read from both ends."""
+
+    faults = BUCKET
+
+    def __init__(self, folder: Path, photos: Path, server: str, line: Line) -> None:
+        super().__init__(folder, photos)
+        import boto3
+
+        self.line = line
+        self.client = boto3.client("s3", endpoint_url=server)
+        self.bucket = folder.name
+        self.client.create_bucket(Bucket=self.bucket)
+        self.engine = ["--out", f"s3://{self.bucket}/runs", "--engine", "local"]
+        self.env |= {"FFBENCH_MIRROR": str(folder / "cache"), "AWS_ENDPOINT_URL": line.address}
+
+    @property
+    def root(self) -> Path:
+        return next((self.out.parent / "cache").glob(f"*/0/*/{METHOD}"), self.out)
+
+    def strike(self, fault: str, running: subprocess.Popen[bytes], chance: random.Random) -> bool:
+        if fault != "network dropped":
+            return super().strike(fault, running, chance)
+        self.line.down = True
+        try:
+            time.sleep(chance.uniform(0.5, 25))
+        finally:
+            self.line.down = False
+        return True
+
+    def check(self) -> None:
+        super().check()
+        prefix = "runs/"
+        found = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        names = [one["Key"] for page in found for one in page.get("Contents", [])]
+        lines: set[bytes] = set()
+        for name in (name for name in names if "/generations.jsonl.parts/" in name):
+            data = self._read(name)
+            assert hashlib.sha256(data).hexdigest()[:16] == name.rpartition("-")[2].removesuffix(".jsonl"), name
+            lines.update(data.splitlines())
+        records = [from_json(Generation, line.decode()) for line in lines]
+        assert len({record.key for record in records}) == len(records), "twice in the bucket"
+        for record in records:
+            if record.status == "ok":
+                (video,) = (name for name in names if name.endswith(f"/{METHOD}/{record.video}"))
+                assert hashlib.sha256(self._read(video)).hexdigest() == record.video_sha256, record.handle
+        self.stored = len(records)
+
+    def finish(self) -> None:
+        super().finish()
+        self.check()
+        assert self.stored == CASES, f"{self.stored} records in the bucket"
+
+    def _read(self, name: str) -> bytes:
+        return bytes(self.client.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+
+
+def fill_disk(running: subprocess.Popen[bytes], chance: random.Random) -> bool:
+    limit = chance.choice([100, 2000, 6000])
+    for pid in (running.pid, *below(running.pid)):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    code = running.wait(timeout=PATIENCE)
+    # 1 also where the error could not be printed: the log of this test is a file too
+    assert code in (0, 1, 2), code
+    return code != 0
 
 
 def whole(path: Path) -> list[bytes]:
@@ -125,32 +259,11 @@ def until(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.01)
 
 
-def strike(fault: str, running: subprocess.Popen[bytes], chance: random.Random) -> bool:
-    """Do a fault to a running command; whether it could be done."""
-    workers = children(running.pid)
+def command_of(pid: int) -> str:
     try:
-        if fault == "worker killed" and workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
-        elif fault == "method killed" and (methods := [one for worker in workers for one in children(worker)]):
-            os.kill(chance.choice(methods), signal.SIGKILL)
-        elif fault == "command killed":
-            every = below(running.pid)
-            running.send_signal(signal.SIGKILL)
-            running.wait()
-            until(lambda: all(map(gone, every)), "processes of a killed command")
-        elif fault == "disk full":
-            limit = chance.choice([100, 2000, 6000])
-            for pid in (running.pid, *below(running.pid)):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            code = running.wait(timeout=PATIENCE)
-            # 1 also where the error could not be printed: the log of this test is a file too
-            assert code in (0, 1, 2), code
-            return code != 0
-        else:
-            return False
-    except ProcessLookupError:
-        return False
-    return True
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def disturb(one: Round, faults: list[str], most: int, chance: random.Random) -> Counter[str]:
@@ -159,21 +272,33 @@ def disturb(one: Round, faults: list[str], most: int, chance: random.Random) -> 
     for part in one.parts:
         one.start(part)
     for _ in range(most):
-        if not faults:
+        fault = next((name for name in reversed(faults) if name in one.faults), "")
+        if not fault:
             break
         part = chance.choice(one.parts)
         running = one.running[part]
         goal = len(one.lines()) + chance.randrange(1, 8)
         until(lambda goal=goal, running=running: len(one.lines()) >= goal or running.poll() is not None, "progress")
         time.sleep(chance.uniform(0, 0.1))
-        if running.poll() is None and strike(faults[-1], running, chance):
-            done[faults.pop()] += 1
+        if running.poll() is None and one.strike(fault, running, chance):
+            faults.remove(fault)
+            done[fault] += 1
         one.check()
         if running.poll() not in (None, 0):
             one.start(part)
     one.finish()
     one.check()
     return done
+
+
+def people(folder: Path) -> Path:
+    """Photographs of nobody, for so many cases."""
+    photos = folder / "people"
+    photos.mkdir()
+    for number in range(CASES // 20):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"id{number}.png")
+    return photos
 
 
 def main() -> None:
@@ -187,23 +312,35 @@ def main() -> None:
     survived: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        photos = Path(place, "people")
-        photos.mkdir()
-        for number in range(CASES // 20):
-            pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), np.uint8)
-            Image.fromarray(pixels).save(photos / f"id{number}.png")
-        straight = Round(Path(place), photos, 1)
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        photos = people(place)
+        straight = Round(place, photos)
         straight.finish()
         expected = {key: record.video_sha256 for key, record in straight.records().items()}
         assert len(expected) == CASES
         shutil.rmtree(straight.out)
+        cluster = stack.enter_context(nodes())
+        for _ in range(2):
+            cluster.add()
+        os.environ |= {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+        server = stack.enter_context(s3_server())
+        line = Line(server)
         rounds = 0
         while faults:
             rounds += 1
-            folder = Path(place, f"round-{rounds}")
+            folder = place / f"round-{rounds}"
             folder.mkdir()
-            one = Round(folder, photos, 1 + rounds % 2)
+            made_by: list[Callable[[], Round]] = [
+                lambda folder=folder: Round(folder, photos),
+                lambda folder=folder: Round(folder, photos, 2),
+                lambda folder=folder: RayRound(folder, photos, cluster),
+                lambda folder=folder: BucketRound(folder, photos, server, line),
+            ]
+            waiting = [
+                make for make, kinds in zip(made_by, (LOCAL, LOCAL, RAY, BUCKET), strict=True) if {*kinds} & {*faults}
+            ]
+            one = waiting[rounds % len(waiting)]()
             survived += disturb(one, faults, 6, chance)
             made = one.records()
             differ = set(made) ^ set(expected)
@@ -215,7 +352,7 @@ def main() -> None:
             shutil.rmtree(folder)
     print("| fault | times | cases without a record | records twice | damaged files read |\n|---|---|---|---|---|")
     for fault in FAULTS:
-        print(f"| {fault} | {survived[fault]} | 0 | 0 | 0 |")
+        print(f"| {fault} | {survived[fault]} | 0 | 0 | 0 |")  # every round was checked, or nothing is printed
     minutes = (time.monotonic() - began) / 60
     print(f"\n{rounds} rounds of {CASES} cases, records: {dict(statuses)}, {minutes:.1f} minutes, seed {given.seed}")
 

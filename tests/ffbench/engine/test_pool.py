@@ -30,6 +30,10 @@ class Toy:
             raise ValueError("no weights")
         if self.how == "dies":
             os._exit(3)
+        if self.how == "late" and os.environ["FFBENCH_WORKER"] == "1":
+            time.sleep(60)
+        while self.how == "room" and not list(self.folder.glob("close-*")):
+            time.sleep(0.02)
         (self.folder / f"open-{os.getpid()}-{time.monotonic_ns()}").touch()
     def ahead(self, payload):
         self.prepared.append(payload)
@@ -194,6 +198,20 @@ def test_leftover_workers_take_the_next_job(engine: Engine, tmp_path: Path) -> N
     assert begun[:2] == ["sleep", "sleep"]
     if engine.workers < 2:
         assert begun == ["sleep"] * 3 + ["double"] * 5
+
+
+def test_an_open_worker_does_what_a_late_one_was_to_do(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = run(Engine("local", 2), job(tmp_path, [("double", n) for n in range(4)], how="late"))
+    assert sorted(one.task for one in done) == [0, 1, 2, 3] and len({one.value[0] for one in done}) == 1
+    assert time.monotonic() - began < 30
+
+
+def test_a_worker_makes_room_for_one_of_another_job_that_waits(tmp_path: Path) -> None:
+    """The second job's worker opens only once the first one's is gone, as where there is one GPU."""
+    first, second = job(tmp_path, [("double", 1)]), job(tmp_path, [("double", 2)], how="room")
+    done = run(Engine("local", 2), first, second)
+    assert sorted((one.job, one.value[1]) for one in done) == [(0, 2), (1, 4)]
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
