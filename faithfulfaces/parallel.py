@@ -65,13 +65,18 @@ def start(context: int = 1) -> World:
         context: processes that share the tokens of one video.
 
     Raises:
-        UserError: when the number of processes is no multiple of `context`.
+        UserError: when the number of processes is no multiple of `context`, or torchrun did not start them.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size % context:
         raise UserError(
             f"Parallel.context {context} does not divide {size} processes",
             "start a multiple of it by torchrun --nproc-per-node, or set Parallel.context to 1",
+        )
+    absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if size > 1 and absent:
+        raise UserError(
+            f"WORLD_SIZE is {size}, and {', '.join(absent)} is not set", "start by torchrun, or take WORLD_SIZE away"
         )
     device = torch.device("cpu")
     if torch.cuda.is_available():

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 from ffbench.errors import UserError
 
-_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
-"""What a disk says that is full or not ours; nothing that the program could do better."""
+_DISK = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+}  # fmt: skip
+"""What a disk says that is full, not ours, or has a file where a folder should be; the program could do no better."""
 _MEND = "choose a folder that you may write to and that has room (df -h); {again}"
 
 

@@ -103,6 +103,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(command: Comm
     assert "Optim.lr" in told[1]
 
 
+def test_a_file_where_the_run_should_be_is_two_lines(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    made = recipe(tmp_path, "replace(debug, base=None, lora=None, steps=1)")
+    refused(command("train", "--recipe", made, "--out", tmp_path / "run"), "run cannot be written: File exists")
+
+
 def test_a_resumed_run_of_another_shape_names_its_field(command: Command, tmp_path: Path) -> None:
     alone, out = "replace(debug, base=None, lora=None, steps=2)", ("--out", tmp_path / "run")
     assert command("train", "--recipe", recipe(tmp_path, alone), *out).code == 0

@@ -104,6 +104,16 @@ def test_sharing_that_does_not_come_out_is_refused_with_the_numbers(
         parallel.start(3)
 
 
+def test_a_world_that_torchrun_did_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, and MASTER_ADDR, MASTER_PORT is not set") as caught:
+        parallel.start()
+    assert "torchrun" in caught.value.fix
+
+
 def test_ranks_that_share_a_video_draw_the_same_noise() -> None:
     def draw(rank: int, context: object) -> float:
         world = parallel.World(rank, 4, torch.device("cpu"), None, context)

@@ -52,6 +52,9 @@ def test_a_disk_that_is_full_or_not_ours_is_no_bug(capsys: pytest.CaptureFixture
     with pytest.raises(NotADirectoryError) as met:
         (tmp_path / "file" / "runs").mkdir()
     assert ended(met.value, capsys)[0] == 2
+    with pytest.raises(FileExistsError) as there:
+        (tmp_path / "file").mkdir(exist_ok=True)
+    assert ended(there.value, capsys)[0] == 2
     assert ended(FileNotFoundError(errno.ENOENT, "no such file", "x"), capsys)[0] == 3
 
 
