@@ -14,6 +14,8 @@ from ffbench.tables.sheet import faced, set_metric, valued, why_missing
 
 CLEAR = 0.05
 """p below which a difference is called one."""
+MAIN = ("facesim_cur", "facesim_arc", "clip_score")
+"""Metrics whose verdict is printed in words; every row has its own in the data."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Difference:
     better: str
     """Label of the row that the difference favours; empty where neither end is better, or p is not below CLEAR."""
     reason: str = ""
+    verdict: str = ""
+    """One sentence: which is above, by how much, or that no difference is shown; empty without an interval."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ def compare_rows(first: Row, second: Row, *, common_cases: bool = False) -> Comp
     width = max(len(row.title) for row in rows)
     lines = [head, *(f"{row.title:<{width}}  {_line(row, a, b)}" for row in rows)]
     tail = ["95% intervals and p by resampling identities; p is not corrected for the number of metrics"]
-    return Comparison(a.label, b.label, rows, "\n".join([*lines, *([left_out] if left_out else []), *tail]))
+    told = [f"  {row.verdict}" for row in rows if row.metric in MAIN and row.verdict]
+    words = ["in words:", *told] if told else []
+    return Comparison(a.label, b.label, rows, "\n".join([*lines, *words, *([left_out] if left_out else []), *tail]))
 
 
 def _one(run: Run, protocol: str) -> Row:
@@ -133,7 +139,29 @@ def _difference(
     higher = METRICS[metric].higher_is_better
     if higher is not None and value and p is not None and p < CLEAR:
         better = a.label if (value > 0) == higher else b.label
-    return Difference(metric, METRICS[metric].title, value, low, high, p, *counts, better)
+    verdict = verdict_of(metric, numbers, counts, (a.label, b.label))
+    return Difference(metric, METRICS[metric].title, value, low, high, p, *counts, better, verdict=verdict)
+
+
+def verdict_of(
+    metric: str, numbers: tuple[float, float, float, float], counts: tuple[int, int], labels: tuple[str, str]
+) -> str:
+    """Such as `a above b on FaceSim-Cur by 0.05 [0.03, 0.07], N = 600, 30 identities`; empty without an interval."""
+    value, low, high, p = numbers
+    if math.isnan(p) or math.isnan(low):
+        return ""
+    info, places = METRICS[metric], METRICS[metric].decimals + 1
+    known = f"N = {counts[0]}, {counts[1]} identities"
+    if not p < CLEAR:
+        shown = f"{value:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+        return f"no clear difference between {labels[0]} and {labels[1]} on {info.title} ({shown}), {known}"
+    if value < 0:
+        labels, value, low, high = labels[::-1], -value, -high, -low
+    worse = "" if info.higher_is_better is not False else " (lower is better)"
+    return (
+        f"{labels[0]} above {labels[1]} on {info.title}{worse} by {value:.{places}f} "
+        f"[{low:.{places}f}, {high:.{places}f}], {known}"
+    )
 
 
 def _none(metric: str, reason: str) -> Difference:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ffbench.compare import Comparison, compare
+from ffbench.compare import Comparison, compare, verdict_of
 from ffbench.errors import UserError
 from ffbench.metrics import aggregate
+from ffbench.metrics.catalog import METRICS
 from ffbench.records import Case
 from ffbench.tables.rows import load_rows
 from ffbench.tables.sheet import faced, set_metric
@@ -45,6 +47,10 @@ def test_differences_are_paired_by_case(tmp_path: Path, suite: list[Case]) -> No
     assert (swapped.difference, swapped.better) == (pytest.approx(-row.difference), "a")
     assert f"FaceSim-Arc                +{by_hand:.4f} [" in result.text
     assert "a better than b, 7 identities, 14 pairs, p = 0.016" in result.text
+    told = f"a above b on FaceSim-Arc by {row.difference:.4f} [{row.low:.4f}, {row.high:.4f}], N = 14, 7 identities"
+    assert row.verdict == told
+    assert f"in words:\n  {told}\n" in result.text
+    assert by_metric(compare(b, a))["facesim_arc"].verdict == told, "the one above comes first, whoever is asked first"
     # the pose range only describes, so neither is better
     assert by_metric(result)["pose_range"].better == ""
     json.dumps([dataclasses.asdict(one) for one in result.rows], allow_nan=False)
@@ -56,6 +62,19 @@ def test_a_run_against_itself_shows_no_difference(tmp_path: Path, suite: list[Ca
     row = by_metric(result)["facesim_arc"]
     assert (row.difference, row.p, row.better) == (0.0, 1.0, "")
     assert "no clear difference" in result.text
+    same = (
+        "no clear difference between a (.) and a (.) on FaceSim-Arc (+0.0000 [+0.0000, +0.0000]), N = 14, 7 identities"
+    )
+    assert row.verdict == f"{same}7 identities"
+
+
+def test_a_verdict_names_the_lower_end_where_that_is_better() -> None:
+    numbers = (-0.03, -0.05, -0.01, 0.01)
+    lower = next(one for one, info in METRICS.items() if info.higher_is_better is False and info.level == "video")
+    title, places = METRICS[lower].title, METRICS[lower].decimals + 1
+    wanted = f"b above a on {title} (lower is better) by {0.03:.{places}f} [{0.01:.{places}f}, {0.05:.{places}f}]"
+    assert verdict_of(lower, numbers, (9, 3), ("a", "b")) == f"{wanted}, N = 9, 3 identities"
+    assert verdict_of("kid", (0.1, math.nan, math.nan, math.nan), (9, 3), ("a", "b")) == ""
 
 
 def test_missing_weights_are_named(tmp_path: Path, suite: list[Case]) -> None:
