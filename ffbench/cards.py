@@ -18,7 +18,7 @@ Kind = Literal["control", "open", "commercial", "reference", "tool"]
 UNKNOWN = "unknown until pulled"
 """What a card says for a hash that nobody could know when it was written."""
 _OTHER_WEIGHTS = frozenset({"base", "checkpoint"})
-"""Settings whose override loads networks of other sizes than the card's `parts`."""
+"""Settings whose override loads networks of other sizes than the card's `parts` and `memory`."""
 _POSITIVE = ("width", "height", "num_frames", "fps", "steps")
 
 
@@ -146,8 +146,7 @@ def with_variant(card: Card, variant: str) -> Card:
         has = f"its variants are: {', '.join(card.variants)}" if card.variants else "it has none"
         raise UserError(f"{card.name} has no variant {variant!r}{_nearest(variant, card.variants)}", has)
     values = card.variants[variant]
-    parts = card.parts if _OTHER_WEIGHTS.isdisjoint(values) else {}
-    return replace(card, name=name, parts=parts, settings=_overridden(card, f"variant {variant}", values))
+    return _resized(replace(card, name=name, settings=_overridden(card, f"variant {variant}", values)), values)
 
 
 def for_suite(card: Card, suite: str) -> Card:
@@ -157,13 +156,15 @@ def for_suite(card: Card, suite: str) -> Card:
         UserError: if those override a setting that the card lacks.
     """
     chosen = card.variants.get(card.name.partition("@")[2], {})
-    settings, parts = card.settings, card.parts
     for prefix, values in card.suites.items():
         if suite.startswith(prefix):
             values = {key: value for key, value in values.items() if key not in chosen}
-            settings = _overridden(replace(card, settings=settings), f"suites {prefix}", values)
-            parts = parts if _OTHER_WEIGHTS.isdisjoint(values) else {}
-    return replace(card, settings=settings, parts=parts)
+            card = _resized(replace(card, settings=_overridden(card, f"suites {prefix}", values)), values)
+    return card
+
+
+def _resized(card: Card, values: Mapping[str, Scalar]) -> Card:
+    return card if _OTHER_WEIGHTS.isdisjoint(values) else replace(card, parts={}, memory=())
 
 
 def _overridden(card: Card, where: str, values: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -334,7 +334,7 @@ def _job(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> t
     card = todo.card
     runtime = Runtime(options.device, str(weights_dir()), identities, str(todo.run.state().absolute()))
     order = Order(todo.run, card, todo.settings, runtime, scratch, options.timeout, options.memory)
-    gpus = int(options.device.startswith("cuda") and bool(card.memory))
+    gpus = int(options.device.startswith("cuda") and card.kind in ("open", "reference"))
     # weights pass through the machine's memory on their way to a GPU, and stay there where networks take turns
     memory = sum(card.parts.values()) if math.isinf(options.memory) else options.memory
     return closed, Job(MAKER, order, tasks, gpus, memory, batch=card.batch)

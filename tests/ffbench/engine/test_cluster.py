@@ -105,6 +105,7 @@ def test_a_method_without_a_node_that_is_large_enough_is_refused_before_it_start
 
 def test_the_mini_world_asks_for_no_memory_of_the_large_one() -> None:
     assert for_suite(find("vace"), "mini").parts == for_suite(find("faithfulfaces"), "mini").parts == {}
+    assert for_suite(find("vace"), "mini").memory == () != for_suite(find("vace"), "paper").memory
     assert find("vace@1.3b").parts == {} and for_suite(find("vace"), "paper").parts == find("vace").parts
 
 
