@@ -31,6 +31,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -105,7 +106,7 @@ class Round:
                 video = self.root / record.video
                 assert hashlib.sha256(video.read_bytes()).hexdigest() == record.video_sha256, record.handle
             else:
-                assert "killed by SIGKILL" in record.error, record.error
+                assert re.search(r"killed by SIGKILL|actor died", record.error), record.error
 
     def finish(self) -> None:
         """Run every part to its end."""

@@ -56,11 +56,15 @@ class Nodes:
 
     def add(self, cpus: int = 1, gpus: int = 0, memory_gib: float = 2.0) -> None:
         """Add a node."""
-        memory = int(memory_gib * 2**30)
-        store = 100 * 2**20
-        self._nodes.append(
-            self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, memory=memory, object_store_memory=store)
-        )
+        size = {"memory": int(memory_gib * 2**30), "object_store_memory": 100 * 2**20}
+        for left in (2, 1, 0):
+            try:
+                self._nodes.append(self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, **size))
+                return
+            except Exception as error:
+                # a bare one, of Ray's, on a machine that is too busy to start a node in its time
+                if not left or "timed out" not in str(error):
+                    raise
 
     def kill(self) -> None:
         """Kill the processes of the node that was added first, with every worker that is on it."""
