@@ -223,20 +223,27 @@ def test_a_pipeline_folder_is_a_base_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while tracing
-def test_compiled_blocks_give_the_same_loss() -> None:
-    config = change(recipes.debug(), "parallel", compile=True)
+def test_compiled_blocks_give_the_same_loss_and_gradient() -> None:
+    # one block of each stack: every block is compiled by itself
+    plain_config = change(recipes.debug(), "base", arch={**recipes.TINY_ARCH, "num_layers": 1})
+    config = change(plain_config, "parallel", compile=True)
     assert config.parallel == Parallel(activation_checkpointing=True, compile=True, dtype="float32")
     # eager "compilation": the wrapping is tested, not the code generator
-    original = torch.compile
-    torch.compile = lambda f: original(f, backend="aot_eager")
+    original, compiled_blocks = torch.compile, []
+    torch.compile = lambda f: compiled_blocks.append(f) or original(f, backend="aot_eager")
     try:
         compiled = flow_gradients(config)
     finally:
         torch.compile = original
-    plain = flow_gradients(recipes.debug())
+    assert len(compiled_blocks) == 2
+    plain = flow_gradients(plain_config)
     assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
-    names = [n for n, _ in plain[1].named_parameters()]
-    assert [n for n, _ in compiled[1].named_parameters()] == names
+    theirs, ours = (dict(learner.named_parameters()) for _, learner in (plain, compiled))
+    assert list(ours) == list(theirs)
+    learned = {name for name, parameter in theirs.items() if parameter.grad is not None}
+    assert {name for name, parameter in ours.items() if parameter.grad is not None} == learned != set()
+    for name in learned:
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_retrieval_is_one_for_equal_views_and_chance_for_swapped_people() -> None:
