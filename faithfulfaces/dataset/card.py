@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from faithfulfaces.dataset import staging
+from faithfulfaces.dataset import staging, tracks
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.records import Row
 from ffbench.durable import write_atomic
@@ -82,8 +82,7 @@ def _histograms(angles: Iterable[np.ndarray[Any, np.dtype[np.float32]]]) -> dict
 
 def _track_angles(folder: Folder, keys: Iterable[str]) -> Iterable[np.ndarray[Any, np.dtype[np.float32]]]:
     for key in keys:
-        with np.load(folder.track(key), allow_pickle=False) as track:
-            yield track["angles"]
+        yield tracks.load(folder, key).angles
 
 
 def _crop_angles(folder: Folder, keys: Iterable[str]) -> Iterable[np.ndarray[Any, np.dtype[np.float32]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faithfulfaces.dataset import checks, detect, frames, pose, quality
+from faithfulfaces.dataset import checks, detect, frames, pose, quality, tracks
 from faithfulfaces.dataset.detect import Track
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.instruments import Instruments, embed
@@ -22,7 +21,6 @@ from faithfulfaces.dataset.settings import Settings
 from faithfulfaces.dataset.shots import ShotCutter
 from faithfulfaces.dataset.sources import Source, clip_key
 from faithfulfaces.dataset.staging import Staged, stage
-from ffbench.durable import write_atomic
 from ffbench.video import VideoError, frame_times, probe, stream_frames
 
 Pixels = NDArray[np.uint8]
@@ -189,7 +187,7 @@ class Analyst:
             yaw=_rounded(yaw),
             roll=_rounded(roll),
         )
-        self._save_track(record.key, track, angles_T3)
+        tracks.save(self._folder, record.key, track, angles_T3)
         value = pose.measured(angles_T3[rows], subject)
         # NaN: no face whose pose can be told
         if not value > subject.threshold:
@@ -236,13 +234,6 @@ class Analyst:
         with self.timing.of("encode", len(sample)):
             stage(self._folder.clip(record.key), staged, rate, self._settings)
         return record
-
-    def _save_track(self, key: str, track: Track, angles_T3: NDArray[np.float32]) -> None:
-        stream = io.BytesIO()
-        np.savez_compressed(
-            stream, number=track.number, box=track.box, points=track.points, faces=track.faces, angles=angles_T3
-        )
-        write_atomic(self._folder.track(key), stream.getvalue())
 
 
 class _Posed(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from faithfulfaces.dataset import pose, staging
+from faithfulfaces.dataset import pose, staging, tracks
 from faithfulfaces.dataset.build import read_outcomes, settings_of
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.frames import resample
@@ -124,17 +124,11 @@ class Clips:
     def _rate(self, record: ClipRecord) -> float:
         return self.settings.video.fps or record.source_fps
 
-    def _track(self, record: ClipRecord) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Numbers [T], angles [T,3] and boxes [T,4] of the sample's frames."""
-        try:
-            with np.load(self.folder.track(record.key), allow_pickle=False) as data:
-                number, angles, box = data["number"], data["angles"], data["box"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"the track of {record.key} is damaged ({error})", "build again into another --out"
-            ) from error
-        rows = (number >= record.first) & (number < record.first + self.settings.video.frames)
-        return number[rows], angles[rows], box[rows]
+    def _track(self, record: ClipRecord) -> tracks.Posed:
+        """The sample's frames."""
+        whole = tracks.load(self.folder, record.key)
+        rows = (whole.number >= record.first) & (whole.number < record.first + self.settings.video.frames)
+        return tracks.Posed(whole.number[rows], whole.angles[rows], whole.box[rows])
 
     def _preview(self, record: ClipRecord, folder: Path) -> None:
         """Cut a rejected clip from its source, small."""

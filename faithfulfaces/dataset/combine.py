@@ -94,8 +94,7 @@ def _identities(folder: Folder, records: Sequence[ClipRecord], settings: Setting
     """Key -> person: by faces where there is a recogniser, else all clips of one source are one person."""
     keys = [record.key for record in records]
     if settings.networks.embedder and keys:
-        paths = [folder.clip(key) / staging.EMBEDDINGS for key in keys]
-        means = np.stack([people.mean_direction(np.load(path, allow_pickle=False)) for path in paths])
+        means = np.stack([people.mean_direction(staging.read_embeddings(folder.clip(key))) for key in keys])
         groups = people.grouped(means, settings.people.same)
         return dict(zip(keys, people.names(keys, groups), strict=True))
     return {record.key: record.key.rpartition("-")[0] for record in records}
@@ -138,11 +137,11 @@ def _samples(folder: Folder, rows: Sequence[Row]) -> Iterator[Sample]:
             key=row.record.key,
             identity=row.identity,
             prompt=row.prompt,
-            crops=[(clip / crop["name"]).read_bytes() for crop in about["crops"]],
+            crops=[staging.read_bytes(clip, crop["name"]) for crop in about["crops"]],
             euler=[tuple(crop["euler"]) for crop in about["crops"]],
             reference=about["reference"],
             files={
-                "mp4": (clip / staging.VIDEO).read_bytes(),
+                "mp4": staging.read_bytes(clip, staging.VIDEO),
                 "provenance": json.dumps(provenance, ensure_ascii=False).encode(),
             },
         )

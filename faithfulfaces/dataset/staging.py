@@ -77,6 +77,32 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / ABOUT).read_text("utf-8")))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"clip {folder.name}: {error}", "remove its source's line from journal.jsonl and build again"
-        ) from error
+        raise _damaged(folder, error) from error
+
+
+def read_embeddings(folder: Path) -> NDArray[np.float32]:
+    """[K,D] embeddings of a staged clip's crops.
+
+    Raises:
+        UserError: as `read_about`.
+    """
+    try:
+        return np.asarray(np.load(folder / EMBEDDINGS, allow_pickle=False), np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder, error) from error
+
+
+def read_bytes(folder: Path, name: str) -> bytes:
+    """One file of a staged clip.
+
+    Raises:
+        UserError: as `read_about`.
+    """
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(f"clip {folder.name}: {error}", "remove its source's line from journal.jsonl and build again")

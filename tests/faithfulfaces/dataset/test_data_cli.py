@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from faithfulfaces.cli import app
-from faithfulfaces.dataset import answers, manifest
+from faithfulfaces.dataset import answers, manifest, staging
 from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.records import ClipRecord, Row
 from ffbench.errors import UserError
@@ -161,6 +161,27 @@ def test_places_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None
     for ask in (("combine", folder.root), ("review", folder.root)):
         with pytest.raises(UserError, match=r"settings\.json cannot be read"):
             call(*ask)
+
+
+def test_files_of_a_build_that_are_gone_or_damaged_are_named(tmp_path: Path) -> None:
+    made = next(r for r in make_build(tmp_path / "set", tmp_path / "videos") if r.verdict == "qualified")
+    folder = Folder(tmp_path / "set")
+    film, track, embeddings = folder.clip(made.key) / "video.mp4", folder.track(made.key), tmp_path / "embeddings.npy"
+    whole = film.read_bytes()
+    film.unlink()
+    with pytest.raises(UserError, match=f"clip {made.key}: "):
+        call("combine", folder.root)
+    film.write_bytes(whole)
+    for written in (track.read_bytes()[:200], b""):
+        track.write_bytes(written)
+        with pytest.raises(UserError, match=f"the track of {made.key} is damaged"):
+            call("combine", folder.root)
+    with pytest.raises(UserError, match=f"clip {tmp_path.name}: "):
+        staging.read_embeddings(tmp_path)
+    for written in (b"", b"damaged"):
+        embeddings.write_bytes(written)
+        with pytest.raises(UserError, match=f"clip {tmp_path.name}: "):
+            staging.read_embeddings(tmp_path)
 
 
 @pytest.mark.parametrize("words", [("stats",), ("verify",), ("sample",), ("combine",)])
