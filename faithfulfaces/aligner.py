@@ -17,12 +17,12 @@ from faithfulfaces.maxpool import correlation_max_pool
 
 
 class Aligned(NamedTuple):
-    """What the aligner says of a batch of face crops."""
+    """What the aligner says of a batch of face crops, in the dtype of its weights; no bounds on the values."""
 
     s_BD: Tensor
-    """Global facial pose representation, Eq. 4."""
+    """S, the global facial pose representation (Eq. 4): what is compared in L_PIA and injected into the video."""
     w_BC: Tensor
-    """Dictionary weights, Eq. 3: which elements a face activates (Fig. 7)."""
+    """W, the dictionary weights (Eq. 3): how strongly a face activates each element (Fig. 7)."""
 
 
 def pixels(crops_B3HW: Tensor) -> Tensor:
@@ -31,7 +31,10 @@ def pixels(crops_B3HW: Tensor) -> Tensor:
 
 
 def pool_correlations(tokens_BLD: Tensor, dictionary_CD: Tensor, pooling: Pooling) -> Tensor:
-    """W [B,C] of Eq. 3. A sum or mean over tokens commutes with the product, so neither materialises [B,L,C]."""
+    """W [B,C]: E D^T [B,L,C], pooled over the tokens (Eq. 3 with `max`; Appendix A.4 compares the other two).
+
+    A sum or mean over tokens commutes with the product, so neither materialises [B,L,C].
+    """
     if pooling == "max":
         return correlation_max_pool(tokens_BLD, dictionary_CD)
     pooled_BD = tokens_BLD.sum(1) if pooling == "sum" else tokens_BLD.mean(1)
@@ -39,7 +42,7 @@ def pool_correlations(tokens_BLD: Tensor, dictionary_CD: Tensor, pooling: Poolin
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block without dropout."""
+    """A pre-norm transformer block without dropout: x + attention(norm(x)), then x + MLP(norm(x))."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -59,7 +62,15 @@ class Block(nn.Module):
 
 
 class PoseSharedIdentityAligner(nn.Module):
-    """Tokens plus Euler embedding, correlated with a shared dictionary, pooled, and projected back (Eqs. 3 and 4)."""
+    """Tokens plus Euler embedding, correlated with a dictionary that all poses share, pooled, and projected back.
+
+        E = patches(crop) + positions + euler(angles)      [B,L,D], then `depth` blocks (none in the paper's letter)
+        W = max over tokens of E D^T                       [B,C]    Eq. 3; D is the dictionary, [C,D]
+        S = W D                                            [B,D]    Eq. 4
+
+    Args:
+        config: the sizes. Weights are drawn in float32 from torch's global generator.
+    """
 
     def __init__(self, config: Aligner) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ def sample(
     if out.suffix != ".mp4" or not out.parent.is_dir():
         raise UserError(f"--out {out} is no .mp4 file in a folder that exists", "give --out such as video.mp4")
     torch_device(device)
-    config, parts = load_model(model_folder(local_folder(checkpoint, "the checkpoint")))
+    config, parts = load_model(model_folder(local_folder(checkpoint, "checkpoint")))
     trained_on = base_of(config)
     sampling = sampling_of(config, {name: value for name, value in given.items() if value is not None})
     readers = {"checkpoint": config.faces, "paper": Faces(), "weightless": WEIGHTLESS_FACES}
@@ -83,7 +83,7 @@ def sample(
     face = reader.read(_picture(image), str(image))
     if not sys.stderr.isatty():
         _without_bars()
-    vace = load_vace(local_folder(base or trained_on, "the base"), DTYPES[dtype])
+    vace = load_vace(local_folder(base or trained_on, "base"), DTYPES[dtype])
     pipe = FaithfulFacesPipeline(vace, config, parts, reader).to(device)
     vace.set_progress_bar_config(disable=None)
     try:
@@ -105,12 +105,11 @@ def _without_bars() -> None:
 
 
 def _picture(path: Path) -> NDArray[uint8]:
-    import PIL.Image
+    from ffbench.image import ImageError, read_image
 
-    from faithfulfaces.faces import as_rgb
-
+    if not path.is_file():
+        raise UserError(f"--image {path} is not there", "give a JPEG or PNG photograph")
     try:
-        with PIL.Image.open(path) as image:
-            return as_rgb(image)
-    except (OSError, PIL.UnidentifiedImageError) as error:
+        return read_image(path)
+    except (ImageError, OSError) as error:
         raise UserError(f"--image {path} is no readable picture: {error}", "give a JPEG or PNG photograph") from error

@@ -38,6 +38,11 @@ class EulerEmbedding(nn.Module):
 
     Each angle has an MLP of its own (Linear, SiLU, Linear), and the three results are summed. The last layers start at
     zero: at step 0 the aligner sees the tokens alone, and a poor start of the encoding cannot hurt it.
+
+    Args:
+        dim: D.
+        shortest_period: of `sinusoids`, degrees.
+        longest_period: of `sinusoids`, degrees.
     """
 
     def __init__(self, dim: int, shortest_period: float, longest_period: float) -> None:

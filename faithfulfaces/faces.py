@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from numpy.typing import NDArray
 
 from faithfulfaces.config import Faces
@@ -88,13 +89,13 @@ def resized(crop: Picture, size: int) -> Picture:
 
 
 def as_rgb(image: PIL.Image.Image | Picture) -> Picture:
-    """A PIL image or uint8 [H,W,3] as uint8 [H,W,3] RGB.
+    """A PIL image, turned upright as its EXIF block says, or a uint8 [H,W,3] RGB array, as uint8 [H,W,3] RGB.
 
     Raises:
         UserError: for anything else.
     """
     if isinstance(image, PIL.Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         kind = f"{getattr(image, 'dtype', type(image).__name__)} {list(getattr(image, 'shape', []))}"
         raise UserError(f"the reference is {kind}", "give a PIL image or a uint8 array [H,W,3] in RGB")

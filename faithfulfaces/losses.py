@@ -78,14 +78,15 @@ def alignment_loss(s1_nD: Tensor, s2_nD: Tensor, identities_n: Tensor, scale: Te
 
 
 def shifted_sigmas(uniform_B: Tensor, shift: float) -> Tensor:
-    """Noise levels in 0..1 from uniform draws: sigma = shift u / (1 + (shift - 1) u), as the base was trained."""
+    """Noise levels 0..1 [B] from uniform draws [B]: sigma = shift u / (1 + (shift - 1) u), as the base was trained."""
     return shift * uniform_B / (1 + (shift - 1) * uniform_B)
 
 
 def flow_matching_weight(sigma_B: Tensor) -> Tensor:
     """The bell over timesteps t = 1000 sigma that Wan's trainers use: exp(-2 ((t - 500) / 1000)^2), less its minimum.
 
-    Normalised to a mean of 1 over uniform t; source: reference facts of DiffSynth-Studio's flow-matching template.
+    Normalised to a mean of 1 over uniform t, as DiffSynth-Studio's flow-matching trainer has it over its 1,000 steps.
+    Sigma 0..1 [B] -> weight [B]: 0 at both ends, 1.58 at one half.
     """
     lowest = math.exp(-0.5)
     mean = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - lowest

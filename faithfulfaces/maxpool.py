@@ -22,7 +22,7 @@ def correlation_max_pool(tokens_BLD: Tensor, dictionary_CD: Tensor) -> Tensor:
     """W[b,c] = max over l of <E[b,l], D[c]>.
 
     Args:
-        tokens_BLD: [B,L,D] float32, bfloat16 or float16; products accumulate in float32 (float64 in float64).
+        tokens_BLD: [B,L,D] float32, bfloat16 or float16, whose products accumulate in float32; on a CPU also float64.
         dictionary_CD: [C,D], same dtype and device.
 
     Returns:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import PIL.Image
@@ -21,7 +21,7 @@ from faithfulfaces.config import Faces
 from faithfulfaces.faces import Face, FaceReader, as_rgb, open_faces, resized
 from faithfulfaces.lora import load, state
 from faithfulfaces.model import ModelConfig, Parts, base_of, base_width, load_model, save_model
-from ffbench.embedded import FOLDER, NAME
+from ffbench.embedded import folder_of
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ class FaithfulFacesPipeline:
         Raises:
             UserError: a file that is missing, damaged or of another shape; an aligner that was trained by itself.
         """
-        config, parts = load_model(local_folder(name, "the checkpoint"))
+        config, parts = load_model(local_folder(name, "checkpoint"))
         trained_on = base_of(config)
         reader = open_faces(faces or config.faces, device)
-        vace = load_vace(local_folder(base or trained_on, "the base"), dtype)
+        vace = load_vace(local_folder(base or trained_on, "base"), dtype)
         return cls(vace, config, parts, reader).to(device)
 
     def to(self, device: str) -> Self:
@@ -160,7 +160,7 @@ class FaithfulFacesPipeline:
         """Frames uint8 [T,H,W,3] RGB of the person of the image.
 
         Args:
-            image: PIL image or uint8 [H,W,3] RGB; its largest face counts.
+            image: PIL image (its EXIF orientation is heeded) or uint8 [H,W,3] RGB; its largest face counts.
             prompt: what happens.
             seed: noise is drawn on the CPU, alike for every device.
             **options: fields of `Sampling`; the others are as the checkpoint says.
@@ -245,25 +245,24 @@ def without_euler(aligner: PoseSharedIdentityAligner) -> PoseSharedIdentityAlign
     return bare.eval()
 
 
-def local_folder(name: str | Path, what: str) -> Path:
-    """A folder as it is, `mini` for the embedded one, or a hub repository's files in the hub's cache.
+def local_folder(name: str | Path, part: Literal["base", "checkpoint"]) -> Path:
+    """A folder as it is, `mini` for the embedded `part`, or a hub repository's files in the hub's cache.
 
     Only safetensors and text are fetched.
 
     Raises:
         UserError: neither is there.
     """
-    if str(name) == NAME:
-        return FOLDER / ("checkpoint" if "checkpoint" in what else "base")
+    name, what = folder_of(str(name), part), f"the {part}"
     if Path(name).is_dir():
         return Path(name)
-    if Path(name).is_absolute() or str(name).count("/") != 1 or str(name).startswith("."):
+    if Path(name).is_absolute() or name.count("/") != 1 or name.startswith("."):
         raise UserError(f"{what} {name} is no folder", "give the path of a folder, or OWNER/NAME of the Hub")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.md"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         first = str(error).strip().partition("\n")[0]
         raise UserError(

@@ -23,7 +23,7 @@ Injection = Literal["add", "token", "modulation"]
 
 
 class Prior(nn.Module):
-    """A zero-initialised projection of S and the place where it enters.
+    """A zero-initialised projection of S, projection(S) = P LayerNorm(S) + b, and the place where it enters.
 
     Args:
         dim: D.
@@ -46,7 +46,7 @@ class Prior(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, s_BD: Tensor) -> Tensor:
-        """[B,D] -> [B,M], or [B,6M] for modulation."""
+        """S [B,D] of any float dtype -> [B,M], or [B,6M] for modulation, in the dtype of the projection."""
         projected: Tensor = self.projection(self.norm(s_BD.to(self.projection.weight.dtype)))
         return projected
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from faithfulfaces import recipes
@@ -74,10 +75,22 @@ def test_size_and_base_are_options_too(command: Command, world: Path, tmp_path: 
     assert (made.width, made.height) == (16, 32)
 
 
+def test_a_photograph_that_lies_on_its_side_is_turned_upright(command: Command, world: Path, tmp_path: Path) -> None:
+    with Image.open(world / "face.png") as upright:
+        lying, exif = upright.convert("RGB").transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    lying.save(tmp_path / "lying.png", exif=exif)
+    assert sampled(command, world, tmp_path / "a.mp4").code == 0
+    assert sampled(command, world, tmp_path / "b.mp4", "--image", tmp_path / "lying.png").code == 0
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
 def test_bad_input_of_sample_is_two_lines(command: Command, world: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.mp4"
     refused(sampled(command, world, out, "--image", world / "empty.png"), "empty.png holds no face")
     refused(sampled(command, world, out, "--image", world / "none.png"), "--image", "none.png")
+    (tmp_path / "cut.png").write_bytes((world / "face.png").read_bytes()[:500])
+    refused(sampled(command, world, out, "--image", tmp_path / "cut.png"), "cut.png is no readable picture")
     (tmp_path / "text.png").write_text("no picture")
     refused(sampled(command, world, out, "--image", tmp_path / "text.png"), "text.png is no readable picture")
     refused(sampled(command, world, out, "--checkpoint", tmp_path / "none"), "the checkpoint", "none")

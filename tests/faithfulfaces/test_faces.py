@@ -126,6 +126,10 @@ def test_every_kind_of_picture_becomes_rgb() -> None:
     rgba = Image.new("RGBA", (4, 3), (9, 8, 7, 0))
     assert np.array_equal(as_rgb(rgba), np.full((3, 4, 3), (9, 8, 7), np.uint8))
     assert as_rgb(Image.new("L", (4, 3), 5)).shape == (3, 4, 3)
+    turned = Image.new("RGB", (4, 3))
+    turned.putpixel((3, 0), (255, 0, 0))
+    turned.getexif()[0x0112] = 6  # shown after a quarter turn clockwise
+    assert as_rgb(turned).shape == (4, 3, 3) and as_rgb(turned)[3, 2].tolist() == [255, 0, 0]
     for wrong in (np.zeros((3, 4), np.uint8), np.zeros((3, 4, 3)), "face.png"):
         with pytest.raises(UserError, match="the reference is"):
             as_rgb(wrong)  # type: ignore[arg-type]

@@ -263,10 +263,10 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
 def test_a_name_that_is_no_folder_and_no_repository_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("absent", "/absent/folder", "a/b/c", "./absent"):
         with pytest.raises(UserError, match="is no folder"):
-            local_folder(name, "the base")
+            local_folder(name, "base")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="did not come from the Hub"):
-        local_folder("nobody/nothing", "the base")
+        local_folder("nobody/nothing", "base")
 
 
 # --- the hub
@@ -362,7 +362,7 @@ def test_from_the_hub_come_tensors_and_text_alone(
     template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    folder = local_folder("me/model", "the checkpoint")
+    folder = local_folder("me/model", "checkpoint")
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == sorted(wanted)
     assert (folder / "vae/model.safetensors").read_bytes() == b"vae/model.safetensors"
 
