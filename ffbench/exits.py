@@ -27,7 +27,9 @@ def run_app(app: Callable[[], object], again: str) -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"{error}\n")
+        from ffbench.storage import shown
+
+        sys.stderr.write(f"{shown(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped; {again}\n")

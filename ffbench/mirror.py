@@ -250,13 +250,16 @@ class Mirror:
 
 
 @contextmanager
-def mirrored(place: str | Path, files: bool = True, seconds: float = PUSH_SECONDS) -> Iterator[Path]:
+def mirrored(
+    place: str | Path, files: bool = True, seconds: float = PUSH_SECONDS, *, write: bool = True
+) -> Iterator[Path]:
     """The local folder that stands for an address while the block works; uploads go on beside it and end with it.
 
     Args:
         place: such as `s3://bucket/folder`.
         files: also fetch videos and tracks, not the records alone.
         seconds: between two uploads.
+        write: upload what the block makes; else only what an earlier command had left to upload.
 
     Raises:
         UserError: where the store cannot be read at the start, or written at the end; the cache then keeps what is
@@ -266,10 +269,13 @@ def mirrored(place: str | Path, files: bool = True, seconds: float = PUSH_SECOND
     bucket = Bucket(url)
     with _own(url, bucket) as mirror:
         mirror.pull(files)
+        show_as(mirror.folder, url)
+        if not write:
+            yield mirror.folder
+            return
         stop = threading.Event()
         thread = threading.Thread(target=_push_often, args=(mirror, stop, seconds), daemon=True)
         thread.start()
-        show_as(mirror.folder, url)
         failing = False
         try:
             yield mirror.folder

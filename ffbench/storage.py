@@ -18,9 +18,12 @@ from ffbench.errors import UserError
 
 T = TypeVar("T")
 _URL = re.compile(r"(s3|s3a|gs|gcs|az|abfs|abfss):/+(.+)")
+_OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+.*")
 _EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)
 """What no second attempt mends."""
+_KEYLESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+"""The same of botocore, which is not imported here."""
 _OPTIONS = {"skip_instance_cache": True, "use_listings_cache": False}
 """A cached file system would keep the credentials, the address and the listings of an earlier one."""
 _S3 = {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 20, "read_timeout": 60}}
@@ -43,8 +46,15 @@ def url_of(place: str | Path) -> str:
     """The address of an object store that a command's argument names, or an empty text for a local path.
 
     A Path swallows one of the two slashes of `s3://bucket/folder`; it is put back.
+
+    Raises:
+        UserError: for an address without a bucket, or of something else.
     """
     found = _URL.fullmatch(str(place))
+    if not found and _OTHER.fullmatch(str(place)):
+        raise UserError(
+            f"{place} is no folder and names no bucket", "write a path, or s3://BUCKET/FOLDER (gs://, az://)"
+        )
     return f"{found[1]}://{found[2].rstrip('/')}" if found else ""
 
 
@@ -157,7 +167,9 @@ class Bucket:
                 return work()
             except _FINAL as error:
                 raise self._failed(what, error) from error
-            except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
+            except Exception as error:
+                if type(error).__name__ in _KEYLESS:
+                    raise self._failed(what, error) from error
                 last = error
         raise self._failed(f"{what} in {ATTEMPTS} attempts", last) from last
 

@@ -20,6 +20,8 @@ from ffbench.cli.options import (
     ReferencesOption,
     SuiteOption,
     VideosOption,
+    place,
+    places,
     protocol_of,
     say,
     suite_given,
@@ -58,8 +60,10 @@ def show(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run folder, or the name of a method with a run below --out.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
+    a: Annotated[
+        Path, typer.Argument(help="A run folder, or the name of a method with a run below --out.", callback=place)
+    ],
+    b: Annotated[Path, typer.Argument(help="Another.", callback=place)],
     out: OutOption = Path("runs"),
     protocol: Annotated[str | None, typer.Option(help="Protocol id, where runs were scored with several.")] = None,
     common_cases: Annotated[bool, typer.Option(help="Use only the cases that both share.")] = False,
@@ -72,17 +76,17 @@ def compare(
     print(json.dumps([dataclasses.asdict(row) for row in result.rows]) if as_json else result.text)
 
 
-def _run(place: Path, out: Path) -> Run:
+def _run(given: Path, out: Path) -> Run:
     from ffbench.store import find_runs
 
     # a folder of the working directory may be called as a method is, so only a run counts
-    found = [run for run in find_runs(place) if run.root == place] if place.is_dir() else []
-    found = found or [run for run in find_runs(out) if run.root.name == str(place)]
+    found = [run for run in find_runs(given) if run.root == given] if given.is_dir() else []
+    found = found or [run for run in find_runs(out) if run.root.name == str(given)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{place} may be {' or '.join(str(run.root) for run in found)}", "give one of these folders")
-    raise UserError(f"{place} is no run, and there is none of that name below {out}", "ffbench ls runs lists them")
+        raise UserError(f"{given} may be {' or '.join(str(run.root) for run in found)}", "give one of these folders")
+    raise UserError(f"{given} is no run, and there is none of that name below {out}", "ffbench ls runs lists them")
 
 
 def validate(
@@ -93,7 +97,9 @@ def validate(
     videos: VideosOption = None,
     references: ReferencesOption = None,
     prompts: PromptsOption = None,
-    run: Annotated[list[Path] | None, typer.Option(help="Runs of the suite whose videos are checked too.")] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="Runs of the suite whose videos are checked too.", callback=places)
+    ] = None,
     protocol: ProtocolOption = None,
     networks: NetworksOption = None,
     device: DeviceOption = "cpu",

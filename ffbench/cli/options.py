@@ -33,6 +33,10 @@ class EngineKind(enum.StrEnum):
     ray = "ray"
 
 
+LOOKING = ("ls", "show", "compare", "validate")
+"""Commands that change nothing where runs are kept."""
+
+
 def place(ctx: typer.Context, out: Path) -> Path:
     """The folder that an option names; for `s3://bucket/folder` a cache of it, uploaded while the command works."""
     from ffbench.storage import url_of
@@ -42,7 +46,7 @@ def place(ctx: typer.Context, out: Path) -> Path:
     from ffbench.mirror import mirrored
 
     # a list needs the records alone
-    return ctx.with_resource(mirrored(out, files=ctx.info_name != "ls"))
+    return ctx.with_resource(mirrored(out, files=ctx.info_name != "ls", write=ctx.info_name not in LOOKING))
 
 
 def places(ctx: typer.Context, runs: list[Path] | None) -> list[Path] | None:

@@ -107,6 +107,25 @@ def test_addresses_are_told_from_folders(place: str | Path, url: str) -> None:
     assert storage.url_of(place) == url
 
 
+@pytest.mark.parametrize(
+    "place", ["s3://", Path("s3://"), "http://host/runs", Path("hdfs://host/runs"), "s4://bucket/x"]
+)
+def test_other_addresses_make_no_folder_of_that_name(place: str | Path) -> None:
+    with pytest.raises(UserError, match="names no bucket"):
+        storage.url_of(place)
+
+
+def test_without_credentials_no_second_attempt_is_made(
+    machine: Callable[..., None], bucket: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UserError, match=r"could not list: Unable to locate credentials"), mirrored(bucket.url):
+        pass
+
+
 def test_a_store_whose_package_is_missing_says_what_to_install() -> None:
     pytest.importorskip("fsspec")
     with pytest.raises(UserError, match="cannot be opened") as error:
@@ -386,10 +405,10 @@ def test_kills_in_the_middle_leave_only_whole_things(machine: Callable[..., None
 
 @pytest.mark.slow
 def test_the_commands_take_addresses(machine: Callable[..., None], bucket: Store) -> None:
-    def ffbench(*words: str) -> str:
-        code = "from ffbench.cli import main; main()"
-        done = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    def ffbench(*words: str, code: int = 0) -> str:
+        source = "from ffbench.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", source, *words], check=False, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
     assert f"-> {bucket.url}/mini@1/still" in ffbench("generate", "-m", "still", "--limit", "2", "--out", bucket.url)
@@ -401,3 +420,18 @@ def test_the_commands_take_addresses(machine: Callable[..., None], bucket: Store
     assert "still (control)" in ffbench("report", bucket.url, "--no-html")
     cells = json.loads(bucket.read("runs/mini@1/report/cells.json"))
     assert cells["lines"][0]["num_made"] == 2
+    ffbench("generate", "-m", "sway", "--limit", "2", "--out", bucket.url)
+    ffbench("score", "--out", bucket.url)
+    machine("five")
+    before = {name: bucket.read(name) for name in bucket.names()}
+    by_name = ffbench("compare", "still", "sway", "--out", bucket.url)
+    assert "still minus sway" in by_name
+    by_place = ffbench("compare", f"{bucket.url}/mini@1/still", f"{bucket.url}/mini@1/sway")
+    told = [
+        [line for line in text.splitlines() if not line.startswith("fetch") and "s3://" not in line]
+        for text in (by_name, by_place)
+    ]
+    assert told[0] == told[1]
+    assert "0 errors" in ffbench("validate", "--suite", "mini", "--run", bucket.url)
+    assert f"error: {bucket.url}/none is no run" in ffbench("compare", f"{bucket.url}/none", "still", code=2)
+    assert {name: bucket.read(name) for name in bucket.names()} == before, "looking changes nothing there"
