@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from faithfulfaces.dataset import journal
+from faithfulfaces.dataset.answers import Answer, Log
 from faithfulfaces.dataset.caption import (
     ATTEMPTS,
     BY_HAND,
@@ -298,4 +299,9 @@ def test_the_command_captions_what_qualified(
     server.reply = lambda *_: (200, chat_json(GOOD), {})
     assert "2 of 2" in run("--retry")
     found = captions(tmp_path / "set" / "captions.jsonl")
-    assert sorted(found) == sorted(r.key for r in records if r.verdict == "qualified")
+    good = sorted(r.key for r in records if r.verdict == "qualified")
+    assert sorted(found) == good
+    # one that reviewers rejected is no sample
+    refused = Answer(id="1", reviewer="ann", key=good[0], question="sample", value="reject", blind=False, utc="")
+    Log(tmp_path / "set" / "reviews.jsonl").add(refused)
+    assert "1 of 1 clips have a caption" in run()
