@@ -27,9 +27,7 @@ def run_app(app: Callable[[], object], again: str) -> None:
     try:
         app()
     except UserError as error:
-        from ffbench.storage import shown
-
-        sys.stderr.write(f"{shown(str(error))}\n")
+        sys.stderr.write(f"{error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped; {again}\n")

@@ -34,7 +34,7 @@ from ffbench.durable import write_atomic
 from ffbench.errors import UserError
 from ffbench.progress import bar, note
 from ffbench.records import Case, from_json, to_json
-from ffbench.storage import Bucket, Stored, show_as, url_of
+from ffbench.storage import Bucket, Stored, show_as, shown, url_of
 
 PUSH_SECONDS = 10.0
 """Between two uploads while a command works: what a lost machine costs at most."""
@@ -251,7 +251,7 @@ class Mirror:
 
 @contextmanager
 def mirrored(
-    place: str | Path, files: bool = True, seconds: float = PUSH_SECONDS, *, write: bool = True
+    place: str | Path, files: bool = True, seconds: float = PUSH_SECONDS, write: bool = True
 ) -> Iterator[Path]:
     """The local folder that stands for an address while the block works; uploads go on beside it and end with it.
 
@@ -270,23 +270,23 @@ def mirrored(
     with _own(url, bucket) as mirror:
         mirror.pull(files)
         show_as(mirror.folder, url)
-        if not write:
-            yield mirror.folder
-            return
         stop = threading.Event()
         thread = threading.Thread(target=_push_often, args=(mirror, stop, seconds), daemon=True)
-        thread.start()
         failing = False
         try:
+            thread.start() if write else stop.set()
             yield mirror.folder
-        except (UserError, KeyboardInterrupt):
-            failing = True
+        except BaseException as error:
+            failing = isinstance(error, UserError | KeyboardInterrupt)
+            if isinstance(error, UserError):
+                raise UserError(shown(error.what), shown(error.fix)) from error  # the user knows the address alone
             raise
         finally:
-            stop.set()
-            thread.join()
-            _push_last(mirror, failing)
-            note(f"what came from and goes to {url} is kept in {mirror.folder}")
+            if not stop.is_set():
+                stop.set()
+                thread.join()
+                _push_last(mirror, failing)
+                note(f"what came from and goes to {url} is kept in {mirror.folder}")
 
 
 def mirror_dir() -> Path:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from ffbench.errors import UserError
 
 T = TypeVar("T")
-_URL = re.compile(r"(s3|s3a|gs|gcs|az|abfs|abfss):/+(.+)")
-_OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+.*")
+_URL = re.compile(r"(s3|s3a|gs|gcs|az|abfs|abfss):/+([^/].*)")
+_OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/+.*)?")
 _EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)
 """What no second attempt mends."""

@@ -100,7 +100,6 @@ def make(run: Run, number: int, size: int = 300) -> Generation:
         ("runs", ""),
         ("/s3:/x", ""),
         ("C:/runs", ""),
-        ("s3:", ""),
     ],
 )
 def test_addresses_are_told_from_folders(place: str | Path, url: str) -> None:
