@@ -37,7 +37,9 @@ def callback() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Option(help="paper_vace14b, vace1_3b, aligner_only, mini, debug, or FILE.py:FUNC.")],
+    recipe: Annotated[
+        str, typer.Option(help="paper_vace14b, vace1_3b, aligner_only, mini_base, mini, debug, or FILE.py:FUNC.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; needs no weights, data or GPU.")] = False,

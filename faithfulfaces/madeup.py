@@ -9,8 +9,8 @@ from faithfulfaces.config import Train
 from faithfulfaces.data import Cached, InMemoryClips
 
 CROPS = 4
-TEXT_DIM = 4096
-"""Of UMT5-XXL, what the bases are given."""
+CHANNELS, TEXT_DIM = 16, 4096
+"""Of Wan's latents and of UMT5-XXL, where the recipe's architecture does not say otherwise."""
 
 
 def made_up_clips(config: Train) -> InMemoryClips:
@@ -26,13 +26,13 @@ def made_up_clips(config: Train) -> InMemoryClips:
         return InMemoryClips(names, crops, euler)
     frames, height, width = config.data.latent_frames, config.data.height // 8, config.data.width // 8
     generator = torch.Generator().manual_seed(config.seed)
+    channels, text_dim = config.base.arch.get("in_channels", CHANNELS), config.base.arch.get("text_dim", TEXT_DIM)
 
     def latents(frames: int) -> torch.Tensor:
-        return torch.randn(16, frames, height, width, generator=generator)
+        return torch.randn(channels, frames, height, width, generator=generator)
 
-    text_dim = config.base.arch.get("text_dim", TEXT_DIM)
     cached = [
         Cached(latents(frames), latents(1), torch.randn(config.data.text_tokens, text_dim, generator=generator))
         for _ in range(count)
     ]
-    return InMemoryClips(names, crops, euler, cached, torch.zeros(16, frames, height, width))
+    return InMemoryClips(names, crops, euler, cached, torch.zeros(channels, frames, height, width))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,28 @@ import pytest
 from faithfulfaces import recipes
 from faithfulfaces.cli import main
 from faithfulfaces.config import Aligner, Base, Checkpoint, Data, Lora, Optim, Parallel, Train
+from faithfulfaces.context import vace_context
 from faithfulfaces.data import accumulation
+from faithfulfaces.madeup import made_up_clips
 from faithfulfaces.train import run
 from ffbench.errors import UserError
+
+
+@pytest.mark.parametrize("recipe", [recipes.debug, recipes.mini_base])
+def test_made_up_clips_fit_the_recipes_base(recipe: Callable[[], Train]) -> None:
+    config = recipe()
+    assert config.base is not None
+    arch = config.base.arch
+    clips = made_up_clips(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, pair_batch=2, video_batch=2))
+    )
+    cached, data = clips.cached(0), config.data
+    grid = (data.height // 8, data.width // 8)
+    assert cached.latents.shape == (arch.get("in_channels", 16), data.latent_frames, *grid)
+    assert clips.blank is not None and clips.blank.shape == cached.latents.shape
+    assert cached.text.shape[1] == arch["text_dim"]
+    context = vace_context(cached.reference[None], clips.blank)
+    assert context.shape == (1, arch.get("vace_in_channels", 96), data.latent_frames + 1, *grid)
 
 
 def test_the_paper_s_recipe_has_every_number_of_section_4_1() -> None:
