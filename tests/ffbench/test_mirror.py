@@ -364,6 +364,21 @@ def test_an_edited_record_file_is_uploaded_whole(machine: Callable[..., None], b
         assert sorted(one.seed for one in Run(out / "s@1" / "m").generations().values()) == [0, 1, 2]
 
 
+def test_lines_that_were_uploaded_twice_are_read_once(machine: Callable[..., None], bucket: Store) -> None:
+    """As after a kill between the upload of a piece and the note of it."""
+    with mirrored(bucket.url) as out:
+        for number in range(3):
+            make(Run(out / "s@1" / "m"), number)
+    (piece,) = (name for name in bucket.names() if "/generations.jsonl.parts/" in name)
+    again = piece.replace("parts/", "parts/9", 1).replace("9" + piece.rpartition("/")[2][:1], "9", 1)
+    assert again != piece and len(again) == len(piece)
+    bucket.write(again, bucket.read(piece))
+    machine("two")
+    with mirrored(bucket.url) as out:
+        lines = (out / "s@1" / "m" / "generations.jsonl").read_bytes().splitlines()
+    assert len(lines) == len(set(lines)) == 3
+
+
 _KILLED = """
 import sys
 from pathlib import Path
