@@ -13,24 +13,10 @@ import pytest
 from ffbench.page.write import Gallery, write_page
 from ffbench.tables.rows import Row, load_rows
 from ffbench.tables.sheet import sheet
+from tests.ffbench.page.conftest import EVIL
 from tests.ffbench.page.many_videos import METHODS, make_runs
-from tests.ffbench.scored_runs import Made, cases, make_run
 
 pytestmark = pytest.mark.slow
-EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> in a gym"
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    root = tmp_path_factory.mktemp("page")
-    suite = cases(root / "photos", 3, (("gym", EVIL), ("talk", "speaks")))
-    methods = (
-        Made("a", 0.8, failed=("id01-gym",)),
-        Made("b", 0.5, faceless=("id02-gym",)),
-        Made("still", 0.95, turn=2.0, kind="control"),
-    )
-    runs = [make_run(root / "runs", made, suite, with_videos=True) for made in methods]
-    return [row for run in runs for row in load_rows(run, "standard@1")]
 
 
 @pytest.fixture(scope="module")

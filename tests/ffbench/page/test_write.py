@@ -24,9 +24,9 @@ from ffbench.page.write import TEMPLATES, Gallery, choose, write_page
 from ffbench.records import Case
 from ffbench.tables.rows import Row, load_rows
 from ffbench.tables.sheet import sheet
+from tests.ffbench.page.conftest import EVIL
 from tests.ffbench.scored_runs import MISSING, Made, cases, make_run
 
-EVIL = "<script>alert(1)</script> \"quoted\" & 'single' ../../x\n😀 <img src=x onerror=alert(2)>"
 PLACES = tuple(
     re.findall(
         r"\w+", re.search(r"const \[(status.*?)\] = one;", (TEMPLATES / "page_data.js").read_text("utf-8"), re.S)[1]
@@ -82,19 +82,6 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[Mapping[str, str | None]]:
         return [attrs for name, attrs in self.tags if name == tag]
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    root = tmp_path_factory.mktemp("gallery")
-    suite = cases(root / "photos", 3, (("gym", EVIL), ("talk", "speaks")))
-    methods = (
-        Made("a", 0.8, failed=("id01-gym",)),
-        Made("b", 0.5, faceless=("id02-gym",)),
-        Made("still", 0.95, turn=2.0, kind="control"),
-    )
-    runs = [make_run(root / "runs", made, suite, with_videos=True) for made in methods]
-    return [row for run in runs for row in load_rows(run, "standard@1")]
 
 
 @pytest.fixture(scope="module")
