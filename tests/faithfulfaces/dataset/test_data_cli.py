@@ -201,5 +201,6 @@ def test_missing_weights_are_told_once_and_nothing_is_recorded(tmp_path: Path) -
     assert not Folder(tmp_path / "out").journal.exists()
     # other settings may be tried there, since no clip has been looked at
     table.write_text(f'[networks]\ndetector_weights = "{tmp_path / "other.onnx"}"\n')
-    with pytest.raises(UserError, match=r"other\.onnx"):
+    with pytest.raises(UserError, match=r"other\.onnx") as caught:
         call("build", "--videos", videos, "--out", tmp_path / "out", "--settings", table)
+    assert "begun" not in caught.value.what
