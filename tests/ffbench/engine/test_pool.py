@@ -32,8 +32,11 @@ class Toy:
             os._exit(3)
         if self.how == "late" and os.environ["FFBENCH_WORKER"] == "1":
             time.sleep(60)
+        end = time.monotonic() + 40
         while self.how == "room" and not list(self.folder.glob("close-*")):
             time.sleep(0.02)
+            if time.monotonic() > end:
+                raise TimeoutError("nobody made room")
         (self.folder / f"open-{os.getpid()}-{time.monotonic_ns()}").touch()
     def ahead(self, payload):
         self.prepared.append(payload)
