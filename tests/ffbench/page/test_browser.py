@@ -250,6 +250,13 @@ def test_dark_and_light_and_print(browser: Any, url: str) -> None:
     dark.page.emulate_media(media="print")
     assert paper(dark) == "rgb(255, 255, 255)"
     assert not dark.page.locator(".tools").is_visible()
+    # A4 between its margins, in CSS px
+    dark.page.set_viewport_size({"width": 718, "height": 1000})
+    assert dark.page.evaluate("document.documentElement.scrollWidth") <= 718
+    shown = "[...document.querySelectorAll('.scroll table')].filter((one) => one.checkVisibility())"
+    ends = dark.page.evaluate(f"{shown}.map((one) => one.getBoundingClientRect().right)")
+    assert ends
+    assert max(ends) <= 718, "no column of a table is cut off"
     assert dark.wrong == light.wrong == []
     for one in (dark, light):
         one.context.close()
