@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -25,9 +26,9 @@ def test_nodes_that_are_killed_cost_no_case(tmp_path: Path) -> None:
         for _ in range(2):
             cluster.add(cpus=1)
         argv += ["--engine", "ray", "--workers", "2", "--address", cluster.address]
-        running = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        running = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         said: list[str] = []
-        assert running.stderr is not None
+        assert running.stdout is not None and running.stderr is not None
         reader = threading.Thread(target=lambda: said.extend(running.stderr or ()))
         reader.start()
         for goal in (5, 25):
@@ -39,8 +40,11 @@ def test_nodes_that_are_killed_cost_no_case(tmp_path: Path) -> None:
         code = running.wait(timeout=900)
         reader.join()
         running.stderr.close()
+        with running.stdout:
+            told = [json.loads(line) for line in running.stdout]
     made = records(tmp_path)
     assert code == 0, "".join(said)
+    assert len(told) == 1 and any("raylet" in line for line in said), "what Ray tells of dead nodes is not on stdout"
     assert len(made) == len({one.key for one in made}) == 60
     assert all(one.status == "ok" and (tmp_path / "runs/mini@1/impostor" / one.video).is_file() for one in made)
     again = subprocess.run(argv[: argv.index("--json")], capture_output=True, text=True, check=True)
