@@ -11,22 +11,27 @@ $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing ffbench and its packages into $(VENV): some minutes the first time"
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/dev: $(VENV)/installed
+	@echo "adding what the tests need"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/installed
 	$(BIN)/ffbench run --method faithfulfaces --method vace --method oracle --method still --method impostor --limit 12 --out $(DEMO)
 
-test: $(VENV)/installed
+test: $(VENV)/dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: $(VENV)/installed
+lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed
+bench: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/score.py
 
 clean:

@@ -165,6 +165,8 @@ def recipe(name: str) -> Train:
     except (ValueError, TypeError) as error:
         # what a field says of itself; any other error is the file's own and keeps its traceback
         raise UserError(f"{name}: {error}", "mend that field in the recipe") from error
+    except SyntaxError as error:
+        raise UserError(f"{path} is no Python: {error}", "mend that line") from error
     if not isinstance(made, Train):
         raise UserError(f"{name} gives no faithfulfaces.config.Train", "let the function return one")
     return made

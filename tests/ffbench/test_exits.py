@@ -7,15 +7,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 
 from ffbench.errors import UserError
 from ffbench.exits import run_app
 
 
 def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    def app() -> None:
+    def app(**_: object) -> None:
         raise error
 
     with pytest.raises(SystemExit) as left:
@@ -60,14 +62,50 @@ def test_a_disk_that_is_full_or_not_ours_is_no_bug(capsys: pytest.CaptureFixture
 
 def test_the_applications_own_code_is_kept() -> None:
     with pytest.raises(SystemExit) as left:
-        run_app(lambda: sys.exit(1), "")
+        run_app(lambda **_: sys.exit(1), "")
     assert left.value.code == 1
+
+
+def typed(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """A real application with one command, called with words."""
+    app = typer.Typer(no_args_is_help=False)
+
+    @app.command()
+    def wait(seconds: Annotated[int, typer.Option(min=0)] = 0, stop: bool = False) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        raise typer.Exit(seconds)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["wait", *words])
+        run_app(app, "the same command goes on")
+    return int(left.value.code or 0), capsys.readouterr().err
+
+
+def test_wrong_words_are_two_lines_and_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["--second", "3"], "No such option: --second"),
+        (["--seconds", "three"], "Invalid value for '--seconds': "),
+        (["--seconds", "-1"], "Invalid value for '--seconds': "),
+        (["there"], "Got unexpected extra argument"),
+    ):
+        code, text = typed(words, capsys)
+        error, fix = text.splitlines()
+        assert code == 2
+        assert error.startswith(f"error: {said}")
+        assert fix == "fix:   wait --help lists what it takes"
+
+
+def test_codes_and_ctrl_c_of_a_real_application(capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed([], capsys) == (0, "")
+    assert typed(["--seconds", "1"], capsys) == (1, "")
+    assert typed(["--stop"], capsys) == (130, "stopped; the same command goes on\n")
 
 
 def test_a_closed_pipe_is_no_error() -> None:
     code = (
         "from ffbench.exits import run_app\n"
-        "def app():\n    for i in range(100000): print(i)\n    raise SystemExit(0)\n"
+        "def app(**_):\n    for i in range(100000): print(i)\n    raise SystemExit(0)\n"
         "run_app(app, '')\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -221,8 +221,8 @@ def test_fsanet_averages_and_orders_its_angles(tmp_path: Path) -> None:
 
 
 def test_demo_crop_is_torchvisions() -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
     import PIL.Image
+    from torchvision import transforms
 
     image = data.astronaut()
     published = transforms.Compose(
@@ -335,7 +335,8 @@ def test_estimators_agree_on_photographs(scrfd: Scrfd, networks: dict[str, pose.
 def test_estimators_agree_on_a_head_that_turns(
     scrfd: Scrfd, networks: dict[str, pose.PoseEstimator], assets: Path
 ) -> None:
-    av = pytest.importorskip("av")
+    import av
+
     with av.open(str(assets / "videos/intel_demo/demo.mp4")) as container:
         frames = [f.to_ndarray(format="rgb24") for i, f in enumerate(container.decode(video=0)) if i % 25 == 0]
     faces = largest_faces(scrfd, frames, LADDER)
