@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ffbench.embedded import NAME as EMBEDDED
 from ffbench.errors import UserError
 from ffbench.records import Scalar
 
 Kind = Literal["control", "open", "commercial", "reference", "tool"]
 UNKNOWN = "unknown until pulled"
 """What a card says for a hash that nobody could know when it was written."""
-_OTHER_WEIGHTS = frozenset({"base", "checkpoint"})
-"""Settings whose override loads networks of other sizes than the card's `parts` and `memory`."""
 _POSITIVE = ("width", "height", "num_frames", "fps", "steps")
 
 
@@ -164,7 +163,9 @@ def for_suite(card: Card, suite: str) -> Card:
 
 
 def _resized(card: Card, values: Mapping[str, Scalar]) -> Card:
-    return card if _OTHER_WEIGHTS.isdisjoint(values) else replace(card, parts={}, memory=())
+    """The card without `parts` and `memory` where settings load networks of other sizes than those it tells of."""
+    other = "base" in values or values.get("checkpoint") == EMBEDDED
+    return replace(card, parts={}, memory=()) if other else card
 
 
 def _overridden(card: Card, where: str, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
