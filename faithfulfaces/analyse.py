@@ -19,7 +19,7 @@ from faithfulfaces.analysis import (
     map_identities,
     read_faces,
 )
-from faithfulfaces.data import Cached, Clips, Crop
+from faithfulfaces.data import Crop, Crops
 from faithfulfaces.dictionary import GROUPS, pose_groups
 from faithfulfaces.log import read_log
 from faithfulfaces.looks import Analysis, Options, write
@@ -67,26 +67,20 @@ def analyse(folder: Path, shards: Path, out: Path, options: Options) -> Analysis
     return made
 
 
-class _Crops:
-    """Crops by person, each person one clip, as a store of clips."""
-
-    blank = None
+class _People:
+    """Crops by person, each person one clip."""
 
     def __init__(self, crops: Mapping[str, Sequence[Crop]]) -> None:
         self.identities = list(crops)
         self._crops = list(crops.values())
         self.num_crops = [len(one) for one in self._crops]
-        self.references = [0] * len(self._crops)
 
     def crop(self, clip: int, index: int) -> Crop:
         """One crop."""
         return self._crops[clip][index]
 
-    def cached(self, clip: int) -> Cached:
-        raise NotImplementedError("faces alone")
 
-
-def _footage(blocks: Sequence[Path], size: int) -> Clips:
+def _footage(blocks: Sequence[Path], size: int) -> Crops:
     """Every shown frame of the people of some blocks of footage."""
     # the renderer and its people are not needed for shards
     from faithfulfaces.mini.figures import face_crops
@@ -100,11 +94,11 @@ def _footage(blocks: Sequence[Path], size: int) -> Clips:
             raise UserError(f"{path} cannot be read: {error}", "faithfulfaces mini build renders it anew") from error
         for crop, row in zip(*face_crops(footage, size), strict=True):
             people.setdefault(f"{footage.seeds[row]}", []).append(crop)
-    return _Crops(people)
+    return _People(people)
 
 
 def _identities(
-    aligner: PoseSharedIdentityAligner, clips: Clips, faces: Faces, options: Options, missing: dict[str, str]
+    aligner: PoseSharedIdentityAligner, clips: Crops, faces: Faces, options: Options, missing: dict[str, str]
 ) -> list[IdentityMap]:
     try:
         rows = choose_faces(faces, options.people, options.poses, options.seed)
@@ -115,7 +109,7 @@ def _identities(
     return map_identities(faces, rows, identity_features(aligner, crops))
 
 
-def _examples(clips: Clips, faces: Faces, seed: int) -> dict[str, list[NDArray[np.uint8]]]:
+def _examples(clips: Crops, faces: Faces, seed: int) -> dict[str, list[NDArray[np.uint8]]]:
     groups_N = pose_groups(faces.euler_N3)
     order = np.random.default_rng((seed, 8)).permutation(len(groups_N))
     rows_of = {name: order[groups_N[order] == i].tolist() for i, name in enumerate(GROUPS)}

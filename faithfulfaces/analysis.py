@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner, pixels
-from faithfulfaces.data import Clips, Crop, stack
+from faithfulfaces.data import Crop, Crops, stack
 from faithfulfaces.dictionary import (
     TOP,
     Dependence,
@@ -68,7 +68,7 @@ def encode(aligner: PoseSharedIdentityAligner, crops: Sequence[Crop]) -> tuple[F
     return np.concatenate(s), np.concatenate(top)
 
 
-def read_faces(aligner: PoseSharedIdentityAligner, clips: Clips, limit: int, seed: int = 0) -> Faces:
+def read_faces(aligner: PoseSharedIdentityAligner, clips: Crops, limit: int, seed: int = 0) -> Faces:
     """Every crop of every clip; with more than `limit` of them, those of clips drawn without repetition.
 
     Args:

@@ -61,8 +61,8 @@ class Cached(NamedTuple):
     """[T,text_dim] embeddings of its prompt, padding left out."""
 
 
-class Clips(Protocol):
-    """A store of clips: in memory (`InMemoryClips`) or in shards (`faithfulfaces.shards.ShardClips`)."""
+class Crops(Protocol):
+    """The faces of clips: all that the aligner's analysis reads."""
 
     @property
     def identities(self) -> Sequence[str]:
@@ -72,6 +72,13 @@ class Clips(Protocol):
     def num_crops(self) -> Sequence[int]:
         """Of each clip."""
 
+    def crop(self, clip: int, index: int) -> Crop:
+        """One crop, decoded, at the aligner's size."""
+
+
+class Clips(Crops, Protocol):
+    """A store of clips: in memory (`InMemoryClips`) or in shards (`faithfulfaces.shards.ShardClips`)."""
+
     @property
     def references(self) -> Sequence[int]:
         """Of each clip, the crop that is also VACE's reference."""
@@ -79,9 +86,6 @@ class Clips(Protocol):
     @property
     def blank(self) -> Tensor | None:
         """[16,F,h,w] latents of the grey video that VACE gets where it has no source; None without cached videos."""
-
-    def crop(self, clip: int, index: int) -> Crop:
-        """One crop, decoded, at the aligner's size."""
 
     def cached(self, clip: int) -> Cached:
         """The clip's cached latents and text embeddings."""
