@@ -69,6 +69,10 @@ def test_a_recipe_of_the_user_s_own(tmp_path: Path) -> None:
         recipes.recipe(f"{path}:absent")
     with pytest.raises(UserError, match=r"no recipe 'absent\.py:x'"):
         recipes.recipe("absent.py:x")
+    path.write_text("def longer(:\n")
+    with pytest.raises(UserError, match="is no Python") as caught:
+        recipes.recipe(f"{path}:longer")
+    assert "line 1" in caught.value.what
     with pytest.raises(UserError, match="no recipe 'papr'"):
         recipes.recipe("papr")
 
