@@ -13,7 +13,7 @@ from typing import Any
 
 from ffbench.engine.crew import Desk, Raised
 from ffbench.engine.wire import encode
-from ffbench.worker import end_group
+from ffbench.worker import end_group, leave
 
 
 def _follow_parent() -> None:
@@ -51,3 +51,4 @@ def main() -> None:
         for event in desk.do(message, lambda: [one for one in tuple(inbox.queue) if one]):
             link.send(encode(event))
     desk.close()
+    leave()
