@@ -202,7 +202,7 @@ def _source(sheet: Sheet, intervals: bool) -> tuple[str, ...]:
     return (
         f"suite {sheet.suite} · protocol {sheet.protocol} · mean over identities; {which}",
         "networks: " + (", ".join(sheet.networks) or "none"),
-        f"numbers compare only inside {sheet.suite} and {sheet.protocol}, see docs/metrics.md",
+        f"numbers compare only with others of suite {sheet.suite} and protocol {sheet.protocol}: docs/metrics.md",
     )
 
 

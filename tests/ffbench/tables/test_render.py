@@ -134,7 +134,7 @@ def test_text_is_aligned_with_wide_letters_and_colour() -> None:
     assert lines[-4] == "note: a note"
     assert "suite s@1 · protocol standard@1" in lines[-3]
     assert lines[-2] == "networks: arc x#1"
-    assert "compare only inside s@1 and standard@1" in lines[-1]
+    assert "compare only with others of suite s@1 and protocol standard@1" in lines[-1]
     painted = render.text(table, ansi=True)
     assert "\x1b[1m0.600\x1b[0m" in painted
     assert "\x1b[4m0.500\x1b[0m" in painted
