@@ -101,19 +101,13 @@ class PoseSharedIdentityAligner(nn.Module):
         if tuple(crops_B3HW.shape[1:]) != (3, size, size):
             raise ValueError(f"face crops must be [B,3,{size},{size}], got {tuple(crops_B3HW.shape)}")
         e_BLD: Tensor = self.tokenizer(crops_B3HW).flatten(2).transpose(1, 2) + self.positions_LD
-        pose_B1D = self._pose(euler_B3)
-        early = self.config.euler_at == "tokens"
-        e_BLD = e_BLD + pose_B1D if early else e_BLD
+        if self.euler is not None:
+            if euler_B3 is None:
+                raise ValueError("this aligner embeds Euler angles (Aligner.euler): give euler_B3 in degrees")
+            e_BLD = e_BLD + self.euler(euler_B3).unsqueeze(1)
         for block in self.blocks:
             e_BLD = block(e_BLD)
-        return e_BLD if early else e_BLD + pose_B1D
-
-    def _pose(self, euler_B3: Tensor | None) -> Tensor | float:
-        if self.euler is None:
-            return 0.0
-        if euler_B3 is None:
-            raise ValueError("this aligner embeds Euler angles (Aligner.euler): give euler_B3 in degrees")
-        return self.euler(euler_B3).unsqueeze(1)
+        return e_BLD
 
     def forward(self, crops_B3HW: Tensor, euler_B3: Tensor | None = None) -> Aligned:
         """S [B,D] and W [B,C]; arguments as `tokens` takes them."""

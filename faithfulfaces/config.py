@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Pooling = Literal["max", "mean", "sum"]
-EulerPlace = Literal["tokens", "dictionary"]
 Stack = Literal["blocks", "vace_blocks"]
 Attention = Literal["attn1", "attn2"]
 
@@ -33,8 +32,6 @@ class Aligner:
     """Over tokens, Eq. 3 and Appendix A.4."""
     euler: bool = True
     """Whether Euler-angle embeddings are added to the tokens (Table 2)."""
-    euler_at: EulerPlace = "tokens"
-    """Where: `tokens`, before the blocks, or `dictionary`, after them, right before Eq. 3. One at depth 0. **open**."""
     shortest_period: float = 30.0
     """Degrees of the fastest sinusoid of the Euler embedding. **open**."""
     longest_period: float = 720.0
@@ -52,8 +49,6 @@ class Aligner:
             raise ValueError(f"Aligner.dim {self.dim} is no multiple of Aligner.heads {self.heads}")
         if self.pooling not in ("max", "mean", "sum"):
             raise ValueError(f"Aligner.pooling must be max, mean or sum, got {self.pooling!r}")
-        if self.euler_at not in ("tokens", "dictionary"):
-            raise ValueError(f"Aligner.euler_at must be tokens or dictionary, got {self.euler_at!r}")
         if not 0 < self.shortest_period < self.longest_period:
             raise ValueError(
                 f"Aligner.shortest_period {self.shortest_period} must lie between 0 and "

@@ -72,7 +72,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     aligner = Aligner(
         elements=args.elements, dim=args.dim, image_size=48, patch=args.patch, depth=args.depth, heads=4,
-        euler=not args.no_euler, euler_at=args.euler_at,
+        euler=not args.no_euler,
     )  # fmt: skip
     began = time.perf_counter()
     people = _loose(folder, "measure", -(-args.people // BLOCK))
@@ -141,7 +141,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=192)
     parser.add_argument("--elements", type=int, default=512)
     parser.add_argument("--no-euler", action="store_true")
-    parser.add_argument("--euler-at", choices=("tokens", "dictionary"), default="tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--permutations", type=int, default=999)
     parser.add_argument("--threads", type=int, default=2)

@@ -63,29 +63,6 @@ def test_euler_angles_matter_once_trained_and_never_without() -> None:
     assert not [name for name, _ in without.named_parameters() if "euler" in name]
 
 
-@pytest.mark.parametrize("place", ["tokens", "dictionary"])
-def test_the_place_of_the_euler_embedding_is_that_of_its_name(place: str) -> None:
-    aligner, plain = model(depth=1, euler_at=place), model(depth=1, euler=False)
-    assert aligner.euler is not None
-    for mlp in aligner.euler.angles:
-        torch.nn.init.normal_(mlp[2].weight)
-    plain.load_state_dict({name: value for name, value in aligner.state_dict().items() if "euler" not in name})
-    crops, angles = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3).double() * 30
-    pose = aligner.euler(angles)[:, None]
-    patches = plain.tokenizer(crops).flatten(2).mT + plain.positions_LD
-    want = plain.blocks[0](patches + pose) if place == "tokens" else plain.tokens(crops, None) + pose
-    torch.testing.assert_close(aligner.tokens(crops, angles), want, rtol=1e-10, atol=1e-12)
-
-
-def test_without_blocks_both_places_are_one() -> None:
-    crops, angles = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3).double() * 30
-    here, there = model(), model(euler_at="dictionary")
-    for one in (here, there):
-        for mlp in one.euler.angles:  # type: ignore[union-attr]
-            torch.nn.init.ones_(mlp[2].weight)
-    assert torch.equal(here(crops, angles).s_BD, there(crops, angles).s_BD)
-
-
 def test_a_block_is_torch_s_pre_norm_encoder_layer() -> None:
     aligner = model(depth=1)
     block = aligner.blocks[0]
@@ -117,15 +94,7 @@ def test_bad_input_names_what_is_wrong() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [
-        ("patch", 5),
-        ("elements", 0),
-        ("depth", -1),
-        ("pooling", "median"),
-        ("euler_at", "end"),
-        ("shortest_period", 0.0),
-        ("dim", 0),
-    ],
+    [("patch", 5), ("elements", 0), ("depth", -1), ("pooling", "median"), ("shortest_period", 0.0), ("dim", 0)],
 )
 def test_config_errors_name_the_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"Aligner.{field}"):
