@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from faithfulfaces import checkpoint, parallel
 from faithfulfaces.config import Data, Optim, Train
 from faithfulfaces.data import Clips, Loader, Pairs, PairSampler, Videos, VideoSampler, accumulation
-from faithfulfaces.flops import num_tokens, utilisation, video_work
 from faithfulfaces.learner import Learner, build, pair_loss
-from faithfulfaces.log import TrainingLog
 from faithfulfaces.parallel import World
-from faithfulfaces.probe import GenerationProbe
+from faithfulfaces.training.flops import num_tokens, utilisation, video_work
+from faithfulfaces.training.log import TrainingLog
+from faithfulfaces.training.probe import GenerationProbe
 from ffbench.errors import UserError
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -46,12 +46,13 @@ class Trainer:
         clips: where crops and cached videos come from.
         world: this process's place.
         out: folder of the run.
+        learner: what learns; by default the recipe's.
 
     Raises:
         UserError: when batches do not divide, or the data is too small for them.
     """
 
-    def __init__(self, config: Train, clips: Clips, world: World, out: Path) -> None:
+    def __init__(self, config: Train, clips: Clips, world: World, out: Path, learner: Learner | None = None) -> None:
         self.config, self.clips, self.world, self.out = config, clips, world, out
         data = config.data
         self.micro_batches = accumulation(data, world.video_size) if config.base else 0
@@ -65,7 +66,7 @@ class Trainer:
             _check_size(data, clips)
             _check_context(data, world)
             self.videos = Loader(videos, world.video_rank, world.video_size, data.workers, data.ahead)
-        self.learner: Learner = build(config, world)
+        self.learner: Learner = learner or build(config, world)
         # counted once: the transformer's shapes do not change
         self.work = video_work(self.learner.transformer, data).model if self.learner.transformer is not None else 0.0
         self.trainable = [p for p in self.learner.parameters() if p.requires_grad]

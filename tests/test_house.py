@@ -21,10 +21,9 @@ PRINTERS = {
     "ffbench/cli/look.py",
     "ffbench/cli/ablate.py",
     "ffbench/cli/groups.py",
-    "faithfulfaces/cli.py",
-    "faithfulfaces/cli_analyse.py",
-    "faithfulfaces/cli_data.py",
-    "faithfulfaces/cli_sample.py",
+    "faithfulfaces/cli/analyse.py",
+    "faithfulfaces/cli/data.py",
+    "faithfulfaces/cli/sample.py",
 }
 
 

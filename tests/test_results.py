@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from faithfulfaces import looks
+from faithfulfaces.analysis import report
 from ffbench.ablate.paper import form_tables
 from ffbench.figures import archive, style
 from ffbench.figures.drawn import drawn, versions
@@ -95,7 +95,7 @@ def formed_figures(folder: Path) -> Iterator[tuple[str, Figure, int]]:
     if folder.name == "figures":
         yield from ((name, figure, archive.DPI) for name, figure in archive.form_figures(folder.parent))
     else:
-        yield from ((name, figure, style.DPI) for name, figure in looks.form_figures(folder))
+        yield from ((name, figure, style.DPI) for name, figure in report.form_figures(folder))
 
 
 @pytest.mark.parametrize("folder", DRAWN, ids=lambda folder: "/".join(folder.parts[-2:]))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from faithfulfaces import recipes, train
+from faithfulfaces import recipes, runs
 from faithfulfaces.config import MINI_FACES, Train
 from faithfulfaces.mini import figures, footage, instruments, words
 from faithfulfaces.mini.assemble import SAMPLING, assemble
@@ -144,7 +144,7 @@ class Build:
         config = dataclasses.replace(recipes.mini_base(), steps=self.sizes.base_steps)
         self._train(config, self.out / "base")
         if not (self.out / "base_folder" / "model_index.json").is_file():
-            assemble(self.out / "parts", self.out / "base" / train.MODEL, self.out / "base_folder")
+            assemble(self.out / "parts", self.out / "base" / runs.MODEL, self.out / "base_folder")
 
     def faithful(self) -> None:
         """The paper's two losses on the frozen base."""
@@ -158,7 +158,7 @@ class Build:
         ready = self.out / "embedded"
         shutil.rmtree(ready, ignore_errors=True)
         shutil.copytree(self.out / "base_folder", ready / "base")
-        config, parts = load_model(self.out / "faithful" / train.MODEL)
+        config, parts = load_model(self.out / "faithful" / runs.MODEL)
         ours = dataclasses.replace(config, base="mini", faces=MINI_FACES, sampling=SAMPLING)
         save_model(ready / "checkpoint", ours, parts, torch.float16)
         for path in (self.out / "instruments").glob("*.safetensors"):
@@ -179,7 +179,7 @@ class Build:
         return {"sizes": dataclasses.asdict(self.sizes), "codec": figures.codec_quality(codec, unseen)} | made
 
     def _train(self, config: Train, out: Path) -> None:
-        if (out / train.MODEL).is_dir():
+        if (out / runs.MODEL).is_dir():
             return
         sizes = self.sizes
         data = dataclasses.replace(
@@ -203,7 +203,7 @@ class Build:
             self.say(f"{config.name} {step} of {config.steps}: {shown}")
             self._check_time()
 
-        train.run(config, out, resume=(out / train.CONFIG).is_file(), report=report, clips=clips)
+        runs.run(config, out, resume=(out / runs.CONFIG).is_file(), report=report, clips=clips)
 
     def _footage(self, split: str) -> Footage:
         blocks = {

@@ -16,12 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner
-from faithfulfaces.analysis import encode
-from faithfulfaces.data import Crop
-from faithfulfaces.dictionary import dependence, pose_groups, set_dependence
-from faithfulfaces.faces import resized
+from faithfulfaces.analysis.dictionary import dependence, pose_groups, set_dependence
+from faithfulfaces.analysis.measure import encode
 from faithfulfaces.mini.codec import PatchCodec
-from faithfulfaces.mini.dataset import crop_of
+from faithfulfaces.mini.crops import face_crops
 from faithfulfaces.mini.footage import Footage
 from faithfulfaces.mini.instruments import aligned, attributes, boxed
 from ffbench.extract.loading import load_strict
@@ -47,22 +45,13 @@ def verification(net: Trunk, footage: Footage) -> dict[str, float]:
     }  # fmt: skip
 
 
-def face_crops(footage: Footage, size: int) -> tuple[list[Crop], NDArray[np.int64]]:
-    """Crops of every frame that shows its face, as the aligner reads them, and [n] the row of each one's person."""
-    places = [(int(i), int(t)) for i, t in zip(*np.nonzero(footage.shown), strict=True)]
-    crops = [
-        Crop(resized(crop_of(footage.pixels[i, t], footage.box[i, t]), size), footage.angles[i, t]) for i, t in places
-    ]
-    return crops, np.array([i for i, _ in places], np.int64)
-
-
 def across_poses(aligner: PoseSharedIdentityAligner, footage: Footage, permutations: int = 999) -> dict[str, float]:
     """Is a person found again in another pose, and do dictionary elements answer to pose?
 
     The gallery is the most frontal frame of each person, by the sum of absolute angles; every other frame of loose
     footage (another clip, light and place) asks for its nearest by the cosine of S. Bits are those of
-    `faithfulfaces.dictionary`, of the strongest element and of the ten strongest, with poses shuffled within people as
-    the control.
+    `faithfulfaces.analysis.dictionary`, of the strongest element and of the ten strongest, with poses shuffled within
+    people as the control.
     """
     crops, rows = face_crops(footage, aligner.config.image_size)
     s_ND, top_NK = encode(aligner, crops)

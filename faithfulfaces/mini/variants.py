@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from faithfulfaces import recipes, train
+from faithfulfaces import recipes, runs
 from faithfulfaces.config import MINI_FACES, Train
 from faithfulfaces.data import Clips
 from faithfulfaces.mini.assemble import SAMPLING
@@ -118,14 +118,14 @@ def build_variants(out: Path, options: Options, say: Say) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / ".lock", timeout=0):
-                if (folder / train.MODEL).is_dir():
+                if (folder / runs.MODEL).is_dir():
                     continue
                 config = variant(name, seed, base, options.sizes)
                 if not _trained_before(config, out / "faithful", folder):
                     clips = clips or _clips(out, options.sizes)
                     _train(config, folder, clips, (say, deadline))
                 _publish(folder, base)
-                say(f"{name}, seed {seed}: {folder / train.MODEL}")
+                say(f"{name}, seed {seed}: {folder / runs.MODEL}")
         except Timeout:
             held.append(folder)
     return held
@@ -140,13 +140,13 @@ def _train(config: Train, folder: Path, clips: Clips, watch: tuple[Say, float]) 
         if time.monotonic() > deadline:
             raise OutOfTimeError
 
-    train.run(config, folder / "run", resume=(folder / "run" / train.CONFIG).is_file(), report=report, clips=clips)
+    runs.run(config, folder / "run", resume=(folder / "run" / runs.CONFIG).is_file(), report=report, clips=clips)
 
 
 def _trained_before(config: Train, other: Path, folder: Path) -> bool:
     """Take the training of `faithfulfaces mini build` over where it is the very same one."""
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    if not (other / train.MODEL).is_dir() or json.loads((other / train.CONFIG).read_text("utf-8")) != wanted:
+    if not (other / runs.MODEL).is_dir() or json.loads((other / runs.CONFIG).read_text("utf-8")) != wanted:
         return False
     shutil.rmtree(folder / "run", ignore_errors=True)
     shutil.copytree(other, folder / "run", ignore=shutil.ignore_patterns("checkpoints"))
@@ -155,13 +155,13 @@ def _trained_before(config: Train, other: Path, folder: Path) -> bool:
 
 def _publish(folder: Path, base: Path) -> None:
     """The checkpoint as `ffbench` reads it: with its base, the mini world's face reading and sampling."""
-    config, parts = load_model(folder / "run" / train.MODEL)
+    config, parts = load_model(folder / "run" / runs.MODEL)
     config = dataclasses.replace(config, base=str(base.resolve()), faces=MINI_FACES, sampling=SAMPLING)
     fresh = folder / "model.part"
     save_model(fresh, config, parts)
-    fresh.rename(folder / train.MODEL)
+    fresh.rename(folder / runs.MODEL)
     # once is enough: two folders would be taken for two trainings
-    shutil.rmtree(folder / "run" / train.MODEL)
+    shutil.rmtree(folder / "run" / runs.MODEL)
 
 
 def _clips(out: Path, sizes: Sizes) -> Clips:

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 
 from faithfulfaces import parallel, recipes
 from faithfulfaces.config import Base, Train
-from faithfulfaces.madeup import made_up_clips
 from faithfulfaces.trainer import Trainer
+from faithfulfaces.training.madeup import made_up_clips
 
 ARCH = {"num_layers": 2, "vace_layers": [0]}
 

@@ -37,8 +37,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from faithfulfaces.flops import utilisation
 from faithfulfaces.recipes import TINY_ARCH, VACE_1_3B_ARCH
+from faithfulfaces.training.flops import utilisation
 
 Row = dict[str, Any]
 VACE_14B_ARCH = {

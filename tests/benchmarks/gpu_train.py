@@ -28,11 +28,11 @@ import torch
 
 from faithfulfaces import recipes
 from faithfulfaces.config import Train
-from faithfulfaces.flops import num_tokens, utilisation
-from faithfulfaces.madeup import made_up_clips
 from faithfulfaces.maxpool import correlation_max_pool
 from faithfulfaces.parallel import World
 from faithfulfaces.trainer import Trainer
+from faithfulfaces.training.flops import num_tokens, utilisation
+from faithfulfaces.training.madeup import made_up_clips
 
 PAPER = {"B": 2048, "L": 196, "C": 4096, "D": 1024}
 TOY = {"B": 8, "L": 16, "C": 64, "D": 16}

@@ -19,9 +19,9 @@ from faithfulfaces import parallel, recipes
 from faithfulfaces.config import Train
 from faithfulfaces.data import Pairs, PairSampler, Videos, VideoSampler
 from faithfulfaces.learner import Learner, build, pair_loss
-from faithfulfaces.madeup import made_up_clips
-from faithfulfaces.train import run
+from faithfulfaces.runs import run
 from faithfulfaces.trainer import Trainer
+from faithfulfaces.training.madeup import made_up_clips
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def probed(folder: Path, world: parallel.World) -> dict[str, Tensor]:
     The latents are sampled by the sharded transformer; a VAE of random weights would show no face, so its place is
     taken by one that shows the photograph, dimmed by what was sampled.
     """
-    from faithfulfaces import probe as probing
+    from faithfulfaces.training import probe as probing
     from ffbench.protocols import PROTOCOLS
     from tests.faithfulfaces import encoded
 

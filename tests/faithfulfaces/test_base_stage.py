@@ -10,15 +10,15 @@ import pytest
 import torch
 from diffusers import WanVACETransformer3DModel
 
-from faithfulfaces import recipes, train
+from faithfulfaces import recipes, runs
 from faithfulfaces.config import Train
 from faithfulfaces.data import VideoSampler
 from faithfulfaces.learner import build
-from faithfulfaces.log import read_log
-from faithfulfaces.madeup import made_up_clips
 from faithfulfaces.model import load_model
 from faithfulfaces.parallel import World
 from faithfulfaces.runs import open_aligner
+from faithfulfaces.training.log import read_log
+from faithfulfaces.training.madeup import made_up_clips
 from ffbench.errors import UserError
 
 ALONE = World(0, 1, torch.device("cpu"), None)
@@ -42,10 +42,10 @@ def test_every_tensor_of_the_base_learns() -> None:
 def test_a_run_writes_the_base_as_diffusers_does_and_goes_on(tmp_path: Path) -> None:
     config = dataclasses.replace(base_only(), steps=6, checkpoint=dataclasses.replace(base_only().checkpoint, every=3))
     torch.manual_seed(0)
-    train.run(config, tmp_path / "whole")
+    runs.run(config, tmp_path / "whole")
     halves = dataclasses.replace(config, steps=3)
-    train.run(halves, tmp_path / "halves")
-    train.run(config, tmp_path / "halves", resume=True)
+    runs.run(halves, tmp_path / "halves")
+    runs.run(config, tmp_path / "halves", resume=True)
     models = [WanVACETransformer3DModel.from_pretrained(tmp_path / name / "model") for name in ("whole", "halves")]
     for (name, one), two in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, two), name
@@ -84,7 +84,7 @@ def test_a_lora_alone_learns_while_the_base_stays(tmp_path: Path) -> None:
         (True, True),
         (False, False),
     }
-    train.run(config, tmp_path / "run")
+    runs.run(config, tmp_path / "run")
     logged = read_log(tmp_path / "run/log.jsonl")[-1]
     assert "loss_fm" in logged
     assert "loss_pia" not in logged
@@ -99,5 +99,5 @@ def test_a_lora_alone_learns_while_the_base_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has neither an aligner nor"):
         load_model(tmp_path / "run/model")
     with pytest.raises(UserError, match="trained without an aligner"):
-        train.run(config, tmp_path / "other")
+        runs.run(config, tmp_path / "other")
         open_aligner(tmp_path / "other")

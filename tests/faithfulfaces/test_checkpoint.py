@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from faithfulfaces import checkpoint, recipes
 from faithfulfaces.config import Train
-from faithfulfaces.log import TrainingLog, read_log
 from faithfulfaces.model import load_model
 from faithfulfaces.parallel import World
-from faithfulfaces.train import run
+from faithfulfaces.runs import run
+from faithfulfaces.training.log import TrainingLog, read_log
 from ffbench.errors import UserError
 
 SCRIPT = Path(__file__).with_name("ranks.py")

@@ -10,8 +10,8 @@ import torch
 
 from faithfulfaces.config import Aligner, Data, Optim, Train
 from faithfulfaces.parallel import World
-from faithfulfaces.probe import retrieval_rank1
 from faithfulfaces.trainer import Trainer
+from faithfulfaces.training.probe import retrieval_rank1
 
 # Measured on these heads (100 strangers, one training seed): rank-1 0% before, 11% after 150 steps, 25% after 300.
 TRAINED, HELD_OUT, STEPS = 500, 100, 300

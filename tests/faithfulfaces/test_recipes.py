@@ -13,8 +13,8 @@ from faithfulfaces.cli import main
 from faithfulfaces.config import Aligner, Base, Checkpoint, Data, Lora, Optim, Parallel, Train
 from faithfulfaces.context import vace_context
 from faithfulfaces.data import accumulation
-from faithfulfaces.madeup import made_up_clips
-from faithfulfaces.train import run
+from faithfulfaces.runs import run
+from faithfulfaces.training.madeup import made_up_clips
 from ffbench.errors import UserError
 
 

@@ -15,11 +15,11 @@ from faithfulfaces.config import Base, Optim, Parallel, Train
 from faithfulfaces.context import vace_context
 from faithfulfaces.data import InMemoryClips, VideoSampler
 from faithfulfaces.learner import Learner, base_folder, build
-from faithfulfaces.log import read_log
-from faithfulfaces.madeup import made_up_clips
 from faithfulfaces.parallel import World
-from faithfulfaces.probe import retrieval_rank1
 from faithfulfaces.trainer import Trainer, learning_rate
+from faithfulfaces.training.log import read_log
+from faithfulfaces.training.madeup import made_up_clips
+from faithfulfaces.training.probe import retrieval_rank1
 from ffbench.errors import UserError
 
 ALONE = World(0, 1, torch.device("cpu"), None)

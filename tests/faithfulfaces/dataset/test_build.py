@@ -22,8 +22,8 @@ from faithfulfaces.dataset.sources import find
 from faithfulfaces.dataset.verify import changed_sources, problems
 from faithfulfaces.dataset.workers import Plan
 from faithfulfaces.recipes import debug
+from faithfulfaces.runs import run
 from faithfulfaces.shards import ShardClips, read_shard
-from faithfulfaces.train import run
 from ffbench.engine import Engine
 from ffbench.errors import UserError
 from ffbench.video import write_mp4

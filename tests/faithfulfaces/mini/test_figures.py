@@ -9,7 +9,8 @@ import torch
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner, pixels
 from faithfulfaces.config import Aligner
-from faithfulfaces.mini.figures import YAW_BINS, across_poses, face_crops
+from faithfulfaces.mini.crops import face_crops
+from faithfulfaces.mini.figures import YAW_BINS, across_poses
 from faithfulfaces.mini.footage import Footage
 from faithfulfaces.runs import open_aligner
 from ffbench.embedded import FOLDER

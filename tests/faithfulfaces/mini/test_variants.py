@@ -15,7 +15,7 @@ from diffusers import WanVACETransformer3DModel
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from faithfulfaces import recipes, train
+from faithfulfaces import recipes, runs
 from faithfulfaces.cli import app
 from faithfulfaces.mini.assemble import assemble
 from faithfulfaces.mini.build import TRIAL, Build, OutOfTimeError
@@ -134,7 +134,7 @@ def test_the_builds_own_training_is_taken_over(made: Path) -> None:
     before = model(made, "full").parent
     (made / "faithful").mkdir()
     shutil.copytree(before / "model", made / "faithful" / "model")
-    shutil.copy(before / "run" / train.CONFIG, made / "faithful" / train.CONFIG)
+    shutil.copy(before / "run" / runs.CONFIG, made / "faithful" / runs.CONFIG)
     shutil.rmtree(before)
     lines: list[str] = []
     build_variants(made, Options(only=("full",), seeds=1, sizes=SIZES), lines.append)

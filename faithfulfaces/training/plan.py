@@ -16,8 +16,8 @@ from torch import nn
 
 from faithfulfaces.config import Train
 from faithfulfaces.data import accumulation
-from faithfulfaces.flops import PEAK_BF16, VideoWork, video_work
 from faithfulfaces.learner import Learner, bare_transformer
+from faithfulfaces.training.flops import PEAK_BF16, VideoWork, video_work
 from ffbench.errors import UserError
 
 GPUS = (1, 8, 32, 64)

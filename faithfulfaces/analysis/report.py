@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from faithfulfaces import figures
-from faithfulfaces.analysis import DictionaryReport, IdentityMap, LossCurve
+from faithfulfaces.analysis import figures
+from faithfulfaces.analysis.measure import DictionaryReport, IdentityMap, LossCurve
 from ffbench.errors import UserError
 from ffbench.figures.drawn import drawn, versions
 from ffbench.figures.style import KINDS, save

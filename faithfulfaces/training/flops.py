@@ -44,7 +44,7 @@ def num_tokens(data: Data) -> int:
 
 
 def video_work(transformer: Any, data: Data) -> VideoWork:
-    """Count the work of a `WanVACETransformer3DModel` (any device, meta too) on one video."""
+    """Count the work of a `WanVACETransformer3DModel`, or one without VACE (any device, meta too), on one video."""
     tokens, width = num_tokens(data), _width(transformer.config)
     linear = adapters = 0.0
     for name, module in transformer.named_modules():
@@ -54,7 +54,7 @@ def video_work(transformer: Any, data: Data) -> VideoWork:
             work = 2.0 * rows * module.in_features * module.out_features
             linear += work
             adapters += work if ".lora_" in name else 0.0
-    blocks = len(transformer.blocks) + len(transformer.vace_blocks)
+    blocks = len(transformer.blocks) + len(getattr(transformer, "vace_blocks", ()))
     attention = 4.0 * blocks * width * tokens * (tokens + data.text_tokens)
     return VideoWork(tokens, linear + attention, linear + adapters + 2 * attention)
 

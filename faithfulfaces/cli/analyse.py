@@ -11,7 +11,8 @@ import typer
 from ffbench.errors import UserError
 
 if TYPE_CHECKING:
-    from faithfulfaces.looks import Analysis
+    from faithfulfaces.analysis.report import Analysis
+    from faithfulfaces.data import Crops
 
 
 def analyse(
@@ -31,8 +32,7 @@ def analyse(
 
     Without --shards and --out, DIR is a folder that this command wrote, and its pictures are drawn anew.
     """
-    from faithfulfaces.analyse import analyse as run
-    from faithfulfaces.looks import Options, draw, to_json
+    from faithfulfaces.analysis.report import Options, draw, to_json
 
     if shards is None and out is None:
         for path in draw(folder):
@@ -41,12 +41,23 @@ def analyse(
     if shards is None or out is None:
         raise UserError("--shards and --out go together", "give both, or neither to draw the pictures of DIR anew")
 
+    from faithfulfaces.analysis.study import study
+    from faithfulfaces.runs import open_aligner
+
     options = Options(faces=faces, people=people, poses=poses, permutations=permutations, seed=seed)
-    found = run(folder, shards, out, options)
+    trained = open_aligner(folder)
+    found = study(trained, _faces(shards, trained.aligner.config.image_size), out, options)
     typer.echo(json.dumps(to_json(found), indent=1) if as_json else _told(found))
     for picture, why in found.missing.items():
         typer.echo(f"no {picture}.png: {why}", err=True)
     typer.echo(f"aligner of {found.source}; pictures, JSON and CSV: {out}", err=True)
+
+
+def _faces(folder: Path, size: int) -> Crops:
+    from faithfulfaces.mini.crops import STRANGERS, strangers
+    from faithfulfaces.shards import ShardClips
+
+    return strangers(folder, size) if any(folder.glob(STRANGERS)) else ShardClips(folder, size)
 
 
 def _told(found: Analysis) -> str:

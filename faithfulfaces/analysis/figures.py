@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from faithfulfaces.analysis import SHOWN, DictionaryReport, IdentityMap, LossCurve
-from faithfulfaces.dictionary import TOP
+from faithfulfaces.analysis.dictionary import TOP
+from faithfulfaces.analysis.measure import SHOWN, DictionaryReport, IdentityMap, LossCurve
 from ffbench.figures.style import COLOURS, COLUMN, MARKERS, PAGE, SHARES, styled
 
 

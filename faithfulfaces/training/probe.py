@@ -24,11 +24,11 @@ from faithfulfaces.config import Probe, Train
 from faithfulfaces.context import vace_context
 from faithfulfaces.data import Cached, Clips, Crop, stack
 from faithfulfaces.faces import resized
-from faithfulfaces.facesim import FaceSim
 from faithfulfaces.learner import Learner
 from faithfulfaces.parallel import World, barrier
-from faithfulfaces.release import release
 from faithfulfaces.shards import BLANK, read_shard
+from faithfulfaces.training.facesim import FaceSim
+from faithfulfaces.training.release import release
 from ffbench.errors import UserError
 from ffbench.protocols import get_protocol
 

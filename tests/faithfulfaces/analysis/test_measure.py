@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner
-from faithfulfaces.analysis import (
+from faithfulfaces.analysis.measure import (
     Faces,
     choose_faces,
     identity_features,

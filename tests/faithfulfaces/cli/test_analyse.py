@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from faithfulfaces import looks, recipes
+from faithfulfaces import recipes
+from faithfulfaces.analysis import report
 from faithfulfaces.config import Checkpoint, Data, Train
 from faithfulfaces.mini import footage
-from faithfulfaces.mini.figures import face_crops
+from faithfulfaces.mini.crops import face_crops
 from faithfulfaces.runs import open_aligner
 from faithfulfaces.shards import ShardClips
 from faithfulfaces.trainer import Trainer
@@ -79,7 +80,7 @@ def test_pictures_are_drawn_anew_from_their_data(command: Command, run: Path, sh
         str(out / f"{one}.png") for one in ("dictionary", "identities", "loss")
     ]
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    drawn = dict(looks.form_figures(out))["dictionary"].axes[0].images[0].get_array()
+    drawn = dict(report.form_figures(out))["dictionary"].axes[0].images[0].get_array()
     with Image.open(out / "faces.png") as faces:
         assert np.array_equal(np.asarray(drawn), np.asarray(faces)), "the example faces, each in its place"
     for name, damage, words in (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from faithfulfaces.dictionary import (
+from faithfulfaces.analysis.dictionary import (
     GROUPS,
     activations,
     dependence,

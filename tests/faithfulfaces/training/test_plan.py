@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from faithfulfaces import recipes
 from faithfulfaces.cli import app
 from faithfulfaces.config import Base, Data, Lora
-from faithfulfaces.flops import num_tokens, utilisation, video_work
 from faithfulfaces.learner import bare_transformer
-from faithfulfaces.plan import plan, render
+from faithfulfaces.training.flops import num_tokens, utilisation, video_work
+from faithfulfaces.training.plan import plan, render
 
 
 def test_the_14b_plan() -> None:

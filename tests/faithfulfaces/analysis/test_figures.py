@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from faithfulfaces import figures
-from faithfulfaces.analysis import Faces, IdentityMap, LossCurve, Point, look_at_dictionary
+from faithfulfaces.analysis import figures
+from faithfulfaces.analysis.measure import Faces, IdentityMap, LossCurve, Point, look_at_dictionary
 from ffbench.figures.style import COLOURS, COLUMN, PAGE, save
 
 

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-from faithfulfaces.cli_analyse import analyse
-from faithfulfaces.cli_data import data_app
-from faithfulfaces.cli_encode import encode
-from faithfulfaces.cli_export import convert, export, import_lora
-from faithfulfaces.cli_mini import mini_app
-from faithfulfaces.cli_sample import sample
+from faithfulfaces.cli.analyse import analyse
+from faithfulfaces.cli.data import data_app
+from faithfulfaces.cli.encode import encode
+from faithfulfaces.cli.export import convert, export, import_lora
+from faithfulfaces.cli.mini import mini_app
+from faithfulfaces.cli.sample import sample
 from ffbench.errors import UserError
 from ffbench.exits import run_app
 
@@ -50,14 +50,14 @@ def train(
 
     config = find(recipe)
     if dry_run:
-        from faithfulfaces.plan import plan, render
+        from faithfulfaces.training.plan import plan, render
 
         made = plan(config)
         typer.echo(json.dumps(made.to_json(), indent=1) if as_json else render(made))
         return
     if out is None:
         raise UserError("no --out", "name a folder for the run: --out runs/first")
-    from faithfulfaces.train import run
+    from faithfulfaces.runs import run
 
     run(config, out, resume=resume, report=_progress)
 
@@ -81,7 +81,3 @@ app.add_typer(mini_app, name="mini")
 def main() -> None:
     """Entry point; see `run_app` for the exit codes."""
     run_app(app, "the same command goes on (train: with --resume)")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import entropy
 
-from faithfulfaces.tsne import affinities, gradient, silhouette, squared_distances, tsne
+from faithfulfaces.analysis.tsne import affinities, gradient, silhouette, squared_distances, tsne
 
 
 def clusters(seed: int = 0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

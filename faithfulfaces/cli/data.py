@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faithfulfaces.cli_review import caption, labels, review
+from faithfulfaces.cli.review import caption, labels, review
 
 if TYPE_CHECKING:
     from faithfulfaces.dataset.settings import Settings

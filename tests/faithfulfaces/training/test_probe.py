@@ -12,20 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from faithfulfaces import probe as probing
 from faithfulfaces.config import WEIGHTLESS_FACES, Probe, Train
 from faithfulfaces.faces import Face
-from faithfulfaces.facesim import FaceSim
 from faithfulfaces.learner import Learner, build
-from faithfulfaces.log import read_log
 from faithfulfaces.model import load_model
 from faithfulfaces.parallel import World
 from faithfulfaces.pipeline import FaithfulFacesPipeline, Sampling
-from faithfulfaces.probe import BEST, CRITERION, RESULT, GenerationProbe, decoded, load_cases, sampled
 from faithfulfaces.recipes import debug
-from faithfulfaces.release import release
 from faithfulfaces.shards import BLANK, ShardClips
 from faithfulfaces.trainer import Trainer
+from faithfulfaces.training import probe as probing
+from faithfulfaces.training.facesim import FaceSim
+from faithfulfaces.training.log import read_log
+from faithfulfaces.training.probe import BEST, CRITERION, RESULT, GenerationProbe, decoded, load_cases, sampled
+from faithfulfaces.training.release import release
 from ffbench.errors import UserError
 from ffbench.extract.extractor import Extractor
 from ffbench.metrics.identity import facesim, missing_as_zero

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from faithfulfaces.aligner import PoseSharedIdentityAligner, pixels
-from faithfulfaces.data import Crop, Crops, stack
-from faithfulfaces.dictionary import (
+from faithfulfaces.analysis.dictionary import (
     TOP,
     Dependence,
     GroupActivations,
@@ -26,8 +25,9 @@ from faithfulfaces.dictionary import (
     set_dependence,
     shares,
 )
+from faithfulfaces.analysis.tsne import silhouette, squared_distances, tsne
+from faithfulfaces.data import Crop, Crops, stack
 from faithfulfaces.pipeline import without_euler
-from faithfulfaces.tsne import silhouette, squared_distances, tsne
 from ffbench.errors import UserError
 
 BATCH = 64
@@ -233,7 +233,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> LossCurve:
     """The losses of a training log.
 
     Args:
-        log: lines of `faithfulfaces.log.read_log`.
+        log: lines of `faithfulfaces.training.log.read_log`.
 
     Raises:
         UserError: when it holds no L_PIA.

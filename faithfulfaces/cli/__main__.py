@@ -1,0 +1,5 @@
+"""`python -m faithfulfaces.cli`, which torchrun starts."""
+
+from faithfulfaces.cli import main
+
+main()
