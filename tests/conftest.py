@@ -25,6 +25,14 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="module")
+def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder of weights that holds none, whatever is installed on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FFBENCH_WEIGHTS", str(tmp_path_factory.mktemp("no-weights")))
+        yield
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium under Playwright, or a skip where one of them is absent.
 

@@ -21,6 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.loopback import answering
+
 API_KEY = "sk-sentinel-0123456789abcdef"
 ACCESS, SECRET = "ak-sentinel-access-77", "secret-sentinel-8899aabb"
 VIDU_KEY = "vda_sentinel_4242424242"
@@ -116,7 +118,6 @@ def playing(ca: Path, video: bytes) -> Iterator[Vendor]:
         pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
         port = http.server_address[1]
         vendor = Vendor(f"https://127.0.0.1:{port}", port, ssl.create_default_context(cafile=str(ca)), ca, File(video))
         Handler.vendor = vendor
@@ -124,13 +125,8 @@ def playing(ca: Path, video: bytes) -> Iterator[Vendor]:
         context.load_cert_chain(ca.with_name("both.pem"))
         http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
         http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that were killed
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
+        with answering(http):
             yield vendor
-        finally:
-            http.shutdown()
-            thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
+import subprocess
 import sys
 import types
 from collections.abc import Mapping
@@ -22,6 +24,21 @@ from faithfulfaces.learner import Learner, build, pair_loss
 from faithfulfaces.runs import run
 from faithfulfaces.trainer import Trainer
 from faithfulfaces.training.madeup import made_up_clips
+
+
+def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run this file, under torchrun where there are several processes."""
+    command = [sys.executable]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [*command, __file__, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
 
 
 def whole(tensor: Tensor) -> Tensor:

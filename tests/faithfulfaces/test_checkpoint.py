@@ -1,15 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,32 +17,9 @@ from faithfulfaces.parallel import World
 from faithfulfaces.runs import run
 from faithfulfaces.training.log import TrainingLog, read_log
 from ffbench.errors import UserError
+from tests.faithfulfaces import ranks
 
-SCRIPT = Path(__file__).with_name("ranks.py")
 ALONE = World(0, 1, torch.device("cpu"), None)
-
-
-@pytest.fixture(scope="module")
-def ranks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *arguments]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-        command = [sys.executable, *launcher, str(SCRIPT), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 def stored(folder: Path, step: int) -> dict[str, torch.Tensor]:
@@ -70,8 +41,8 @@ def curve(folder: Path) -> list[list[Any]]:
     return [[line[name] for name in LOSSES] for line in read_log(folder / "log.jsonl")]
 
 
-def test_six_steps_are_three_and_a_kill_and_three(ranks: ModuleType, tmp_path: Path) -> None:
-    killed = launch(1, "killed", str(tmp_path / "killed"))
+def test_six_steps_are_three_and_a_kill_and_three(tmp_path: Path) -> None:
+    killed = ranks.launch(1, "killed", str(tmp_path / "killed"))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [line["step"] for line in read_log(tmp_path / "killed/log.jsonl")] == [1, 2, 3, 4]
     run(ranks.six_steps(), tmp_path / "killed", resume=True)
@@ -82,12 +53,12 @@ def test_six_steps_are_three_and_a_kill_and_three(ranks: ModuleType, tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_ranks_are_killed_resume_and_refuse_one(ranks: ModuleType, tmp_path: Path) -> None:
-    assert launch(2, "killed", str(tmp_path / "killed")).returncode != 0
+def test_two_ranks_are_killed_resume_and_refuse_one(tmp_path: Path) -> None:
+    assert ranks.launch(2, "killed", str(tmp_path / "killed")).returncode != 0
     with pytest.raises(UserError, match="written by 2 processes, this run has 1"):
         run(ranks.six_steps(), tmp_path / "killed", resume=True)
     for folder in ("killed", "whole"):
-        resumed = launch(2, "resumed", str(tmp_path / folder))
+        resumed = ranks.launch(2, "resumed", str(tmp_path / folder))
         assert resumed.returncode == 0, resumed.stderr
     assert_same(stored(tmp_path / "killed", 6), stored(tmp_path / "whole", 6))
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
@@ -95,7 +66,7 @@ def test_two_ranks_are_killed_resume_and_refuse_one(ranks: ModuleType, tmp_path:
     assert_same(*models)
 
 
-def test_only_what_learns_is_stored(ranks: ModuleType, tmp_path: Path) -> None:
+def test_only_what_learns_is_stored(tmp_path: Path) -> None:
     run(dataclasses.replace(ranks.six_steps(), steps=1), tmp_path)
     names = {name.partition(":")[2] for name in stored(tmp_path, 1)}
     model = {name.removeprefix("model.") for name in names if name.startswith("model.")}
@@ -105,7 +76,7 @@ def test_only_what_learns_is_stored(ranks: ModuleType, tmp_path: Path) -> None:
     assert names == moments | {f"model.{name}" for name in model} | {"noise.0"}
 
 
-def test_a_finished_run_leaves_the_model_that_the_pipeline_reads(ranks: ModuleType, tmp_path: Path) -> None:
+def test_a_finished_run_leaves_the_model_that_the_pipeline_reads(tmp_path: Path) -> None:
     config = dataclasses.replace(ranks.six_steps(), steps=2)
     run(config, tmp_path)
     about, parts = load_model(tmp_path / "model")

@@ -1,13 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -17,30 +11,10 @@ from safetensors.torch import load_file
 from faithfulfaces import parallel, recipes
 from faithfulfaces.trainer import _check_context
 from ffbench.errors import UserError
+from tests.faithfulfaces import ranks
 
-SCRIPT = Path(__file__).with_name("ranks.py")
 RTOL, ATOL = 1e-4, 2e-6
 """Of float32 sums in another order."""
-
-
-@pytest.fixture(scope="module")
-def ranks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 class _Of:
@@ -60,8 +34,8 @@ def alone() -> parallel.World:
     return parallel.World(0, 1, torch.device("cpu"), None)
 
 
-def test_two_ranks_have_the_gradient_of_one_on_the_joined_batch(ranks: ModuleType, tmp_path: Path) -> None:
-    done = torchrun(2, str(SCRIPT), "gradients", str(tmp_path / "two.safetensors"))
+def test_two_ranks_have_the_gradient_of_one_on_the_joined_batch(tmp_path: Path) -> None:
+    done = ranks.launch(2, "gradients", str(tmp_path / "two.safetensors"))
     assert done.returncode == 0, done.stderr
     two, one = load_file(tmp_path / "two.safetensors"), ranks.gradients(recipes.debug(), alone())
     assert one.keys() == two.keys()
@@ -74,10 +48,8 @@ def test_two_ranks_have_the_gradient_of_one_on_the_joined_batch(ranks: ModuleTyp
 
 
 @pytest.mark.parametrize("injection", ["add", pytest.param("token", marks=pytest.mark.slow)])
-def test_two_ranks_that_share_a_video_have_its_loss_and_gradient(
-    ranks: ModuleType, tmp_path: Path, injection: str
-) -> None:
-    done = torchrun(2, str(SCRIPT), f"context-{injection}", str(tmp_path / "two.safetensors"))
+def test_two_ranks_that_share_a_video_have_its_loss_and_gradient(tmp_path: Path, injection: str) -> None:
+    done = ranks.launch(2, f"context-{injection}", str(tmp_path / "two.safetensors"))
     assert done.returncode == 0, done.stderr
     two, one = load_file(tmp_path / "two.safetensors"), ranks.video_gradients(ranks.shared(injection), alone())
     assert one.keys() == two.keys()
@@ -89,9 +61,7 @@ def test_two_ranks_that_share_a_video_have_its_loss_and_gradient(
         )
 
 
-def test_sharing_that_does_not_come_out_is_refused_with_the_numbers(
-    ranks: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sharing_that_does_not_come_out_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     world = dataclasses.replace(alone(), size=6, rank=4, context_mesh=_Of(3))
     assert (world.context, world.video_rank, world.video_size) == (3, 1, 2)
     with pytest.raises(UserError, match=r"Parallel\.context 3 does not divide the base's 2 attention heads"):
@@ -124,7 +94,7 @@ def test_ranks_that_share_a_video_draw_the_same_noise() -> None:
     assert draw(0, None) != draw(1, None)
 
 
-def test_wrapping_changes_no_name_and_no_result(ranks: ModuleType) -> None:
+def test_wrapping_changes_no_name_and_no_result() -> None:
     plain = dataclasses.replace(
         recipes.debug(), parallel=dataclasses.replace(recipes.debug().parallel, activation_checkpointing=False)
     )
@@ -133,7 +103,7 @@ def test_wrapping_changes_no_name_and_no_result(ranks: ModuleType) -> None:
     assert all(torch.equal(without[name], with_ac[name]) for name in without)
 
 
-def test_checkpointing_recomputes_each_block_once(ranks: ModuleType) -> None:
+def test_checkpointing_recomputes_each_block_once() -> None:
     calls = []
 
     class Block(torch.nn.Module):
@@ -158,9 +128,7 @@ def test_noise_differs_between_ranks_and_seeds() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_base_comes_through_the_meta_device_as_from_pretrained(
-    ranks: ModuleType, tmp_path: Path, processes: int
-) -> None:
+def test_a_base_comes_through_the_meta_device_as_from_pretrained(tmp_path: Path, processes: int) -> None:
     torch.manual_seed(1)
     base = WanVACETransformer3DModel(**recipes.TINY_ARCH)
     # two files, as the published bases have several
@@ -171,7 +139,7 @@ def test_a_base_comes_through_the_meta_device_as_from_pretrained(
     if processes == 1:
         got = ranks.base_output(tmp_path / "base", alone())["out"]
     else:
-        done = torchrun(2, str(SCRIPT), "base", str(tmp_path / "two.safetensors"))
+        done = ranks.launch(2, "base", str(tmp_path / "two.safetensors"))
         assert done.returncode == 0, done.stderr
         got = load_file(tmp_path / "two.safetensors")["out"]
     assert torch.equal(got, want)

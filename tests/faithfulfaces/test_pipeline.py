@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +28,7 @@ from faithfulfaces.shards import Sample, ShardClips, write_shard
 from ffbench.errors import UserError
 from tests.faithfulfaces import tiny_vace
 from tests.faithfulfaces.tiny_vace import SMALL
+from tests.loopback import answering
 
 PROMPT = "a person boxes"
 
@@ -324,13 +324,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[tuple[str, type[Hub]]]:
     kind = type("OneHub", (Hub,), {"files": {}, "created": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", kind
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server, answering(server):
+        yield f"http://127.0.0.1:{server.server_port}", kind
 
 
 def test_push_to_hub_uploads_the_four_files(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.loopback import answering
 
 
 @dataclass
@@ -121,20 +122,14 @@ def serving(certificate: Path | None = None) -> Iterator[FileServer]:
                 self.close_connection = True
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
         server = FileServer(http.server_address[1], "https" if certificate else "http")
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             http.socket = context.wrap_socket(http.socket, server_side=True)
             http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse the certificate
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
+        with answering(http):
             yield server
-        finally:
-            http.shutdown()
-            thread.join()
 
 
 def sha(body: bytes) -> str:

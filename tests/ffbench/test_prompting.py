@@ -19,6 +19,7 @@ from ffbench.prompting import ATTEMPTS, MadePrompt, Scene, new_prompts, read_ans
 from ffbench.suites import load_suite
 from ffbench.suites.cases import embedded_data
 from tests.ffbench.paths import PROMPTS, photo
+from tests.loopback import answering
 
 KEY = "sk-very-secret-0123456789"
 SENTENCE = "A person in a green coat turns the head slowly and looks around with care. "
@@ -76,15 +77,9 @@ def chatting() -> Iterator[ChatServer]:
                 pass  # the client gave up on a slow answer
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
         server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
+        with answering(http):
             yield server
-        finally:
-            http.shutdown()
-            thread.join()
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ from ffbench.metrics.identity import facesim, missing_as_zero
 from ffbench.protocols import PROTOCOLS, Protocol
 from ffbench.video import Clip, Frames
 from tests.faithfulfaces import encoded, ranks, tiny_vace
-from tests.faithfulfaces.test_parallel import torchrun
 
 ALONE = World(0, 1, torch.device("cpu"), None)
 
@@ -221,7 +220,7 @@ def test_two_processes_measure_what_one_measures_and_keep_one_model(
     """Three cases on two ranks: one of them makes a case twice, which must not count twice."""
     (tmp_path / "base").symlink_to(base)
     (tmp_path / "clips").symlink_to(folder.parent)
-    done = torchrun(2, str(Path(ranks.__file__)), "probe", str(tmp_path / "two.safetensors"))
+    done = ranks.launch(2, "probe", str(tmp_path / "two.safetensors"))
     assert done.returncode == 0, done.stderr
     two = load_file(tmp_path / "two.safetensors")
     monkeypatch.setattr(probing, "decoded", probing.decoded)

@@ -68,10 +68,8 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
 
 
 @pytest.fixture(scope="module")
-def extractor(protocol: Protocol, tmp_path_factory: pytest.TempPathFactory) -> Extractor:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FFBENCH_WEIGHTS", str(tmp_path_factory.mktemp("no-weights")))
-        return Extractor(protocol)
+def extractor(protocol: Protocol, no_weights: None) -> Extractor:
+    return Extractor(protocol)
 
 
 @pytest.fixture(scope="module")
