@@ -24,6 +24,11 @@ class Posterior:
     def __init__(self, latents: Tensor) -> None:
         self.latents = latents
 
+    @property
+    def parameters(self) -> Tensor:
+        """[B,2z,F,h,w]: mean and logarithm of the variance, as diffusers' Gaussians have them."""
+        return torch.cat([self.latents, torch.full_like(self.latents, -torch.inf)], 1)
+
     def mode(self) -> Tensor:
         """[B,z,F,h,w]."""
         return self.latents

@@ -1,4 +1,7 @@
-"""Trained checkpoints of the reference model as rows of an ablation: what each says of itself, found by folder."""
+"""Trained checkpoints as rows of an ablation: what each says of itself, found by folder.
+
+Most are of the reference model; the small Phantom of the mini world is trained as well, and found by a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,14 @@ CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
 VARIANTS = "variants"
 """Where `faithfulfaces mini variants` keeps them."""
+ABOUT = "phantom.json"
+"""In a folder that `faithfulfaces mini phantom` made: method, seed and steps."""
+OURS, PHANTOM = "faithfulfaces", "phantom"
 Kind = tuple[tuple[str, Any], ...]
 """How a checkpoint's aligner differs from the whole one: () for the whole one, (("aligner", None),) without any."""
 WITHOUT: Kind = (("aligner", None),)
+ANOTHER: Kind = (("method", PHANTOM),)
+"""Of a small Phantom."""
 WHOLE: Mapping[str, Any] = {"euler": True, "pooling": "max"}
 
 
@@ -30,9 +38,19 @@ class Checkpoint:
     folder: Path
     aligner: Mapping[str, Any] | None
     seed: int | None
+    method: str = OURS
+    """Whose it is."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What its method is told of it; a small Phantom's folder holds its base too."""
+        names = ("base", "checkpoint") if self.method == PHANTOM else ("checkpoint",)
+        return tuple(f"{name}={self.folder}" for name in names)
 
     def kind(self, elements: int) -> Kind:
         """What sets it apart from a whole aligner of so many dictionary elements."""
+        if self.method == PHANTOM:
+            return ANOTHER
         if self.aligner is None:
             return WITHOUT
         whole = {**WHOLE, "elements": elements}
@@ -41,7 +59,7 @@ class Checkpoint:
     def content(self) -> str:
         """Hex digits over its weights: a checkpoint trained anew is another one."""
         found = hashlib.sha256()
-        for path in sorted(self.folder.glob(WEIGHTS)):
+        for path in sorted(self.folder.rglob(WEIGHTS)):
             found.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()[:12]
 
@@ -52,6 +70,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: where it holds none.
     """
+    if (folder / ABOUT).is_file():
+        return _read_phantom(folder)
     path = folder / CONFIG
     try:
         data = json.loads(path.read_text("utf-8"))
@@ -64,7 +84,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def find_checkpoints(place: Path) -> list[Checkpoint]:
-    """Every checkpoint below a folder, or below its `variants`, sorted by path.
+    """Every checkpoint below a folder, or below its `variants` and `phantom`, sorted by path.
 
     Raises:
         UserError: where there is none.
@@ -72,6 +92,8 @@ def find_checkpoints(place: Path) -> list[Checkpoint]:
     root = place / VARIANTS if (place / VARIANTS).is_dir() else place
     folders = [path.parent for path in sorted(root.rglob(CONFIG)) if path.parent.suffix != ".part"]
     found = [read_checkpoint(folder) for folder in folders if any(folder.glob(WEIGHTS)) and _is_model(folder)]
+    others = place / PHANTOM if (place / PHANTOM).is_dir() else root
+    found += [_read_phantom(path.parent) for path in sorted(others.rglob(ABOUT)) if path.parent.suffix != ".part"]
     if not found:
         raise UserError(f"no checkpoint below {root}", "faithfulfaces mini variants --out FOLDER trains them")
     return found
@@ -82,6 +104,20 @@ def elements_of(checkpoints: Sequence[Checkpoint]) -> int | None:
     sizes = [one.aligner.get("elements") for one in checkpoints if one.aligner is not None]
     counted = collections.Counter(size for size in sizes if isinstance(size, int))
     return min(counted, key=lambda size: (-counted[size], size)) if counted else None
+
+
+def _read_phantom(folder: Path) -> Checkpoint:
+    path = folder / ABOUT
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data["method"] != PHANTOM or type(data["seed"]) is not int:
+            raise ValueError(f"method {data['method']!r}, seed {data['seed']!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not what `faithfulfaces mini phantom` writes: {type(error).__name__} {error}",
+            "build it again: faithfulfaces mini phantom --out FOLDER",
+        ) from error
+    return Checkpoint(folder.resolve(), None, data["seed"], PHANTOM)
 
 
 def _is_model(folder: Path) -> bool:

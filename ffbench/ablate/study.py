@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffbench.ablate.checkpoints import WITHOUT, Checkpoint, Kind, elements_of, find_checkpoints, read_checkpoint
+from ffbench.ablate.checkpoints import (
+    ANOTHER,
+    OURS,
+    WITHOUT,
+    Checkpoint,
+    Kind,
+    elements_of,
+    find_checkpoints,
+    read_checkpoint,
+)
 from ffbench.ablate.paper import write_table
 from ffbench.ablate.table import Line, Made, files_of
 from ffbench.ablate.trainings import Trainings
@@ -42,7 +51,6 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "table6": ("Perturbation Range",),
 }
 """The tables, and what stands above their rows' names."""
-OURS = "faithfulfaces"
 TABLE_1 = (OURS, "vace", "oracle", "impostor", "still")
 """Rows of Table 1 unless others are named: what the embedded world can make, and its controls."""
 ELEMENTS = 4096
@@ -113,7 +121,7 @@ def ablation(
     Args:
         name: `table1` to `table6`.
         methods: rows of Table 1 or 5 instead of the usual ones.
-        checkpoints: folders that `faithfulfaces train` wrote; each must belong to a row.
+        checkpoints: folders that `faithfulfaces train` or `mini phantom` wrote; each must belong to a row.
         among: folders below which checkpoints lie; those that belong to no row of this table are left.
 
     Raises:
@@ -124,7 +132,9 @@ def ablation(
     if methods and name not in ("table1", "table5"):
         raise UserError(f"the rows of {name} are variants of {OURS}, not methods", "leave --method out, or take table5")
     named = [read_checkpoint(folder) for folder in checkpoints]
-    found = [*named, *(one for place in among for one in find_checkpoints(place))]
+    trained = [one for place in among for one in find_checkpoints(place)]
+    # a folder and one that holds it may both be given
+    found = list({one.folder: one for one in [*named, *trained]}.values())
     elements = elements_of(found) or ELEMENTS
     what = _rows_of(name, methods, elements)
     if named and not any(one.wants is not None for one in what.variants):
@@ -138,8 +148,9 @@ def ablation(
             parts = ", ".join(f"{part} {value!r}" for part, value in one.kind(elements)) or "a whole aligner"
             raise UserError(f"{one.folder}: {parts} belongs to no row of {name}", "leave it out")
     # beside trainings on one base, the method's own checkpoint would be of another one
-    if among:
-        rows = [row if row.checkpoints or row.wants is None else dataclasses.replace(row, method="") for row in rows]
+    if any(one.method == OURS for one in trained):
+        own = [row.checkpoints or row.wants in (None, ANOTHER) for row in rows]
+        rows = [row if kept else dataclasses.replace(row, method="") for row, kept in zip(rows, own, strict=True)]
     return dataclasses.replace(what, variants=tuple(rows))
 
 
@@ -204,13 +215,11 @@ def _trainings(what: Ablation, variant: Variant, suite: Suite, options: AblateOp
             f"{' / '.join(variant.names)}: {len(seeds)} checkpoints are not told apart by their seeds ({places})",
             "give one of each seed",
         )
-    # a trained part is left out by its checkpoint; perturbed angles are a setting
-    method = variant.method if what.name == "table6" else OURS
     rows: dict[int | None, Row] = {}
     for one in sorted(variant.checkpoints, key=lambda c: -1 if c.seed is None else c.seed):
-        generating = dataclasses.replace(
-            options.generate, settings=(*options.generate.settings, f"checkpoint={one.folder}")
-        )
+        # a trained part is left out by its checkpoint; perturbed angles are a setting
+        method = variant.method if what.name == "table6" else one.method
+        generating = dataclasses.replace(options.generate, settings=(*options.generate.settings, *one.settings))
         # a run folder holds one set of settings: a checkpoint needs a folder of its own
         own = dataclasses.replace(
             options,
@@ -266,7 +275,9 @@ def _rows_of(table: str, methods: Sequence[str], elements: int) -> Ablation:
         ]  # fmt: skip
         return Ablation(table, tuple(variants), names.index("max"))
     if table == "table5":
-        kinds: Mapping[str, Kind] = {"FaithfulFaces": (), "FaithfulFaces without aligner": WITHOUT}
+        kinds: Mapping[str, Kind] = {
+            "Phantom": ANOTHER, "FaithfulFaces without aligner": WITHOUT, "FaithfulFaces": (),
+        }  # fmt: skip
         variants = [Variant((METHOD_OF[name],), name, METHOD_OF[name], kinds.get(name)) for name in names]
         return Ablation(table, tuple(variants), names.index("FaithfulFaces"))
     variants = [
@@ -295,7 +306,9 @@ def _sizes(names: Sequence[str], elements: int) -> Ablation:
 
 def _switched_off(what: Ablation) -> list[str]:
     """Rows whose part was there in training, and only left out in sampling."""
-    parts = [" / ".join(one.names) for one in what.variants if one.wants and one.method and not one.checkpoints]
+    whole = (None, (), ANOTHER)
+    rows = [one for one in what.variants if one.wants not in whole and one.method and not one.checkpoints]
+    parts = [" / ".join(one.names) for one in rows]
     return [f"{', '.join(parts)}: a part of one checkpoint switched off, not trained without it"] if parts else []
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
+from PIL import Image
 
 from baselines.phantom.adapter import Phantom, three_passes
 from baselines.wan.sampling import noise
-from ffbench.cards import card_gaps
+from faithfulfaces.data import VideoSampler
+from faithfulfaces.mini import footage
+from faithfulfaces.mini.codec import PatchCodec
+from faithfulfaces.mini.phantom.build import Options, build_phantom, open_clips
+from faithfulfaces.mini.phantom.learn import feed
+from ffbench.cards import card_gaps, for_suite
+from ffbench.contract import Runtime
+from ffbench.embedded import FOLDER
 from ffbench.errors import UserError
-from ffbench.methods import card
+from ffbench.methods import card, find
+from ffbench.records import Reference
 from tests.baselines import tiny_wan
 
 
@@ -126,3 +137,103 @@ def test_an_image_to_video_base_is_refused(made: dict[str, Any], tmp_path: Path)
     with pytest.raises(UserError, match="in_channels = 36, this method needs 16") as caught:
         loaded(made, base=str(tmp_path / "i2v"))
     assert "--set base" in caught.value.fix
+
+
+class Small(NamedTuple):
+    """A small Phantom of one training step, and the one person that it saw."""
+
+    model: Path
+    footage: Path
+    prompt: str
+    photograph: Reference
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    root = tmp_path_factory.mktemp("small")
+    seen = footage.clips("train", 0, count=1)
+    seen.save(root / "train_0000.npz")
+    Image.fromarray(seen.portraits[0, 0]).save(root / "photograph.png")
+    build_phantom(root, Options(footage=root, blocks=1, seeds=1, steps=1, videos=1), str)
+    return Small(root / "seed-0/model", root, str(seen.captions[0]), Reference(str(root / "photograph.png"), "a" * 64))
+
+
+def on_mini(**values: Any) -> Phantom:
+    """The method as `ffbench generate --suite mini-views` sets it."""
+    settings: Mapping[str, Any] = for_suite(find("phantom"), "mini-views").settings
+    method = Phantom({**settings, **values})
+    method.load(Runtime("cpu", ""))
+    return method
+
+
+def of(model: Path) -> dict[str, str]:
+    return {"base": str(model), "checkpoint": str(model)}
+
+
+@torch.no_grad()
+def test_the_small_one_is_trained_on_what_the_method_shows_it(small: Small) -> None:
+    """Every row of a batch is one of the three passes of the guidance, tensor by tensor; the noise is noise."""
+    method = on_mini(**of(small.model))
+    passes: list[dict[str, torch.Tensor]] = []
+    method._networks.transformer.register_forward_pre_hook(lambda _, __, given: passes.append(given), with_kwargs=True)
+    list(method.generate([tiny_wan.request(small.photograph, prompt=small.prompt)]))
+    assert len(passes) == 3, "one step"
+    clips, negative = open_clips(FOLDER / "base", small.footage, blocks=1)
+    sampler = VideoSampler(clips, 1, 0, 48)
+    batch = sampler.collate([0] * 40, [sampler.read(0)] * 40)
+    fed = feed(batch, negative, torch.Generator().manual_seed(0))
+    times = [0, 0, 0]
+    for hidden, timestep, text in zip(*fed, strict=True):
+        alike = [
+            torch.allclose(hidden[:, 5:], one["hidden_states"][0, :, 5:], atol=1e-5)
+            and torch.allclose(text, one["encoder_hidden_states"][0], atol=1e-5)
+            for one in passes
+        ]
+        assert sum(alike) == 1
+        shown = passes[alike.index(True)]
+        times[alike.index(True)] += 1
+        assert torch.equal(timestep[None], shown["timestep"])
+        assert hidden.shape == shown["hidden_states"].shape[1:] and hidden.dtype == shown["hidden_states"].dtype
+        for start in (hidden[:, :5], shown["hidden_states"][0, :, :5]):
+            assert abs(float(start.mean())) < 0.05 and float(start.std()) == pytest.approx(1, abs=0.05)
+    assert all(times), f"every pass is learned: {times}"
+
+
+@torch.no_grad()
+def test_the_small_ones_video_is_what_its_network_says_in_one_step(small: Small) -> None:
+    network = WanTransformer3DModel.from_pretrained(small.model / "transformer").eval()
+    codec = PatchCodec.from_pretrained(FOLDER / "base" / "vae")
+    clips, _ = open_clips(FOLDER / "base", small.footage, blocks=1)
+    reference, text = clips.cached(0).reference, torch.zeros(1, 48, 128)
+    text[0, : len(clips.cached(0).text)] = clips.cached(0).text
+    start = torch.randn((1, 48, 6, 8, 8), generator=torch.Generator().manual_seed(5))[:, :, :5]
+    (said,) = network(torch.cat([start, reference[None]], 2), torch.tensor([999]), text, return_dict=False)
+    expected = ((codec.decode(said[:, :, :5])[0][0] + 1) * 127.5).permute(1, 2, 3, 0).numpy()
+    got = tiny_wan.frames(on_mini(**of(small.model)), small.photograph, prompt=small.prompt)
+    assert got.shape == (9, 64, 64, 3) and np.ptp(got) > 20
+    assert np.abs(got - expected).max() <= 1
+
+
+def test_each_scale_of_the_small_ones_guidance_counts(small: Small) -> None:
+    base = tiny_wan.frames(on_mini(**of(small.model)), small.photograph)
+    for name in ("guidance_image", "guidance_text"):
+        other = tiny_wan.frames(on_mini(**of(small.model), **{name: 9.0}), small.photograph)
+        assert tiny_wan.differ(base, other), name
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({}, "phantom has no base and no checkpoint of the mini world's size yet"),
+        ({"base": "FOLDER"}, "setting checkpoint is empty"),
+        ({"base": "FOLDER", "checkpoint": str(FOLDER / "base")}, "holds what the network has no place for"),
+        ({"base": "FOLDER", "checkpoint": "FOLDER", "num_frames": 8}, r"num_frames = 8 is not 2 k \+ 1"),
+        ({"base": str(FOLDER / "checkpoint"), "checkpoint": "FOLDER"}, "config.json"),
+    ],
+)
+def test_what_does_not_fit_the_mini_world_is_two_lines(small: Small, values: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        on_mini(**{key: str(small.model) if value == "FOLDER" else value for key, value in values.items()})
+    assert len(str(caught.value).splitlines()) == 2
+    if not values:
+        assert "faithfulfaces mini phantom --out FOLDER" in caught.value.fix

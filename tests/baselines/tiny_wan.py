@@ -187,7 +187,8 @@ def write(folder: Path, *, image: bool, seed: int = 0) -> dict[str, torch.nn.Mod
         library = type(network).__module__.partition(".")[0]
         index[part] = [library, type(network).__name__]
     tokenizer().save_pretrained(folder / "tokenizer")
-    UniPCMultistepScheduler(flow_shift=3.0).save_pretrained(folder / "scheduler")
+    published = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    published.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(index))
     return networks
 

@@ -6,16 +6,15 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ffbench.ablate.checkpoints import CONFIG
+from ffbench.ablate.checkpoints import ABOUT, CONFIG, find_checkpoints
 from ffbench.ablate.paper import form_tables
-from ffbench.ablate.study import AblateOptions, Ablation, Variant, ablate, ablation
+from ffbench.ablate.study import AblateOptions, Ablation, Variant, _switched_off, ablate, ablation
 from ffbench.ablate.table import drop
 from ffbench.cli import app
 from ffbench.errors import UserError
@@ -28,6 +27,7 @@ from ffbench.tables.published import published_table
 from ffbench.tables.results import check, find_results
 from tests.ffbench import small_networks
 
+pytestmark = pytest.mark.usefixtures("no_weights")
 LIMIT = 6
 
 
@@ -41,13 +41,6 @@ class World:
     protocol: Protocol
     stdout: str
     exit_code: int
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FFBENCH_WEIGHTS", str(tmp_path_factory.mktemp("no-weights")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +266,59 @@ def test_a_folder_of_trainings_gives_each_table_what_is_its_own(tmp_path: Path) 
     assert not mean.method, "the embedded checkpoint is of another base"
     with pytest.raises(UserError, match="no checkpoint below"):
         ablation("table2", among=[tmp_path / "variants/full/seed-0/run"])
+
+
+def small_phantom(place: Path, number: int, **about: object) -> Path:
+    folder = place / f"seed-{number}/model"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / ABOUT).write_text(json.dumps({"method": "phantom", "seed": number, "steps": 1, **about}))
+    (folder / "transformer" / CONFIG).write_text(json.dumps({"num_layers": 6}))
+    (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(bytes([number]))
+    return folder
+
+
+def test_a_small_phantom_is_the_first_row_of_table_5_and_no_other(tmp_path: Path) -> None:
+    """Found beside the variants, below its own folder, and once where both are given."""
+    models = [small_phantom(tmp_path / "phantom", seed) for seed in range(2)]
+    small_phantom(tmp_path / "phantom", 2).rename(tmp_path / "phantom/seed-2/model.part")
+    checkpoint(tmp_path / "variants/full", "seed-0/model")
+
+    def found(table: str, *among: Path) -> dict[str, tuple[str, list[Path]]]:
+        rows = ablation(table, among=among).variants
+        return {" ".join(one.names): (one.method, [c.folder for c in one.checkpoints]) for one in rows}
+
+    for among in ((tmp_path,), (tmp_path, tmp_path / "phantom"), (tmp_path / "variants", tmp_path / "phantom")):
+        rows = found("table5", *among)
+        assert rows["phantom"] == ("phantom", models)
+        assert rows["faithfulfaces"][1] == [tmp_path / "variants/full/seed-0/model"]
+        assert rows["faithfulfaces@no-aligner"] == ("", []), "the embedded checkpoint is of another base"
+    assert not any(set(folders) & set(models) for _, folders in found("table2", tmp_path).values())
+    alone = found("table5", tmp_path / "phantom")
+    assert alone["phantom"][1] == models
+    assert alone["faithfulfaces"] == ("faithfulfaces", []), "a Phantom says nothing of the reference model's base"
+    assert found("table5", tmp_path / "variants")["phantom"] == ("phantom", [])
+    assert ablation("table5", checkpoints=models[:1]).variants[0].checkpoints[0].folder == models[0]
+    with pytest.raises(UserError, match="method 'phantom' belongs to no row of table2"):
+        ablation("table2", checkpoints=models[:1])
+    one, two = find_checkpoints(tmp_path / "phantom")
+    assert one.settings == (f"base={models[0]}", f"checkpoint={models[0]}") and (one.seed, two.seed) == (0, 1)
+    assert one.content() != two.content(), "trained anew, its videos are made anew"
+
+
+@pytest.mark.parametrize("about", [{"method": "magref"}, {"seed": None}, {"seed": "0"}, {"seed": True}])
+def test_a_folder_that_is_no_small_phantom_is_refused_in_two_lines(tmp_path: Path, about: dict[str, object]) -> None:
+    small_phantom(tmp_path, 0, **about)
+    with pytest.raises(UserError, match=rf"{ABOUT} is not what `faithfulfaces mini phantom` writes") as caught:
+        ablation("table5", among=[tmp_path])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_without_a_small_phantom_its_row_says_what_builds_one(world: World) -> None:
+    what = ablation("table5")
+    assert "switched off" not in " ".join(_switched_off(dataclasses.replace(what, variants=what.variants[:1])))
+    with pytest.raises(UserError, match="phantom has no base and no checkpoint of the mini world's size") as caught:
+        ablate(dataclasses.replace(what, variants=what.variants[:1], base=0), world.suite, options(world))
+    assert caught.value.fix.startswith("faithfulfaces mini phantom --out FOLDER builds them")
 
 
 def test_two_checkpoints_of_one_seed_are_not_two_trainings(world: World, tmp_path: Path) -> None:
