@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.consisid.files import verify
 from baselines.wan.settings import Sampling, place
 from ffbench.contract import Output, Request, Runtime
 from ffbench.records import Scalar
@@ -26,11 +27,15 @@ class ConsisID:
         self._identities: dict[str, Any] = {}
 
     def load(self, runtime: Runtime) -> None:
-        """Open the face networks, then the model's folder.
+        """Look at the face networks' files and open them, then the model's folder.
 
         Raises:
             UserError: a package, a folder or a part of it that is missing or does not fit.
         """
+        folder = place(self._settings, "base", runtime)
+        # before what takes long
+        verified = verify(folder, str(self._settings["pins"]))
+
         import torch
         from diffusers import ConsisIDPipeline
         from transformers import AutoTokenizer
@@ -41,11 +46,10 @@ class ConsisID:
         from baselines.wan.networks import fits
         from baselines.wan.text import PromptMemory, load_text_encoder
 
-        device, folder = runtime.device, place(self._settings, "base", runtime)
-        dtype = getattr(torch, self._sampling.dtype)
+        device, dtype = runtime.device, getattr(torch, self._sampling.dtype)
         expect(folder, "transformer", {"_class_name": "ConsisIDTransformer3DModel"})
         expect(folder, "vae", {"_class_name": "AutoencoderKLCogVideoX"})
-        self._faces = faces.open_faces(folder, device, dtype)
+        self._faces = faces.open_faces(verified, device, dtype)
         scheduler = named_class(folder, "scheduler").from_pretrained(folder / "scheduler", local_files_only=True)
         networks = {part: load_part(folder, part, dtype) for part in ("vae", "transformer")}
         remember_posteriors(networks["vae"])

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, ConsisIDPipeline, ConsisIDTransformer3DModel
+from diffusers import ConsisIDPipeline
 from PIL import Image
-from transformers import T5Config, T5EncoderModel
 
-from baselines.consisid import faces
+from baselines.consisid import adapter, faces
 from baselines.consisid.adapter import ConsisID
 from ffbench.cards import card_gaps
 from ffbench.contract import RefusedError, Request, Runtime
@@ -23,47 +22,9 @@ from ffbench.errors import UserError
 from ffbench.methods import card
 from ffbench.records import Case, Reference
 from ffbench.worker import serve
-from tests.faithfulfaces.tiny_vace import WORDS, tokenizer
+from tests.baselines.tiny_consisid import whole
 
 SMALL = {"width": 16, "height": 16, "num_frames": 9, "steps": 2, "dtype": "float32"}
-FACE = {"LFE_id_dim": 3, "LFE_vit_dim": 6, "LFE_depth": 4, "LFE_dim_head": 8, "LFE_num_heads": 2}
-FACE |= {"LFE_num_id_token": 1, "LFE_num_querie": 1, "LFE_output_dim": 21, "LFE_ff_mult": 1, "LFE_num_scale": 2}
-
-
-def whole() -> ConsisIDPipeline:
-    torch.manual_seed(0)
-    transformer = ConsisIDTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=8,
-        out_channels=4,
-        time_embed_dim=8,
-        text_embed_dim=32,
-        num_layers=2,
-        sample_width=2,
-        sample_height=2,
-        sample_frames=9,
-        use_rotary_positional_embeddings=True,
-        is_train_face=True,
-        is_kps=True,
-        cross_attn_interval=1,
-        cross_attn_dim_head=8,
-        cross_attn_num_heads=2,
-        **FACE,
-    )
-    # the authors start it at nothing; a face has to show
-    for layer in transformer.perceiver_cross_attention:
-        torch.nn.init.normal_(layer.to_out.weight)
-    blocks = {"down_block_types": ("CogVideoXDownBlock3D",) * 4, "up_block_types": ("CogVideoXUpBlock3D",) * 4}
-    return ConsisIDPipeline(
-        tokenizer=tokenizer(),
-        text_encoder=T5EncoderModel(T5Config(vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=37, num_layers=2)).eval(),
-        vae=AutoencoderKLCogVideoX(
-            block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2, **blocks
-        ).eval(),
-        transformer=transformer.eval(),
-        scheduler=CogVideoXDPMScheduler(prediction_type="v_prediction", timestep_spacing="trailing"),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +54,7 @@ class PixelFaces:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> PixelFaces:
     reader = PixelFaces()
+    monkeypatch.setattr(adapter, "verify", lambda *_: None)
     monkeypatch.setattr(faces, "open_faces", lambda *_: reader)
     return reader
 
@@ -221,8 +183,7 @@ def test_face_picture_prompt_seed_and_guidance_each_change_the_video(
     for name, value in parts.items():
         monkeypatch.setattr(reader, "read", lambda _, name=name, value=value: whole_face._replace(**{name: value}))
         changed += frames(load(folder), ann)
-    monkeypatch.undo()
-    monkeypatch.setattr(faces, "open_faces", lambda *_: reader)
+    monkeypatch.setattr(reader, "read", lambda _: whole_face)
     lower = frames(load(folder, guidance=2.0), ann)
     kinds = ["first", "bob", "dances", "seed", *parts, "lower"]
     videos = dict(zip(kinds, [first, bob, dances, seed, *changed, *lower], strict=True))

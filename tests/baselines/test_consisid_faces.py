@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from baselines.consisid import faces
+from baselines.consisid import faces, files
 from ffbench.contract import RefusedError
 from ffbench.errors import UserError
 from ffbench.methods import card
@@ -115,12 +115,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model's folder: antelopev2 with a detector of red squares and a random recogniser, the rest by name alone."""
     encoder = tmp_path / "model/face_encoder"
     (encoder / "models/antelopev2").mkdir(parents=True)
-    for name in faces.FILES:
+    for name in files.FILES:
         (encoder / name).write_bytes(name.encode())
     red_finder(encoder / "models/antelopev2/scrfd_10g_bnkps.onnx")
     write_recogniser(encoder / "models/antelopev2/glintr100.onnx", 0)
-    pins = {name: hashlib.sha256((encoder / name).read_bytes()).hexdigest() for name in faces.FILES}
-    monkeypatch.setattr(faces, "FILES", pins)
+    pins = {name: hashlib.sha256((encoder / name).read_bytes()).hexdigest() for name in files.FILES}
+    monkeypatch.setattr(files, "FILES", pins)
     return tmp_path / "model"
 
 
@@ -144,7 +144,7 @@ pytestmark = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_face_is_what_the_plain_statement_says(tower: Tower, model: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     path = photograph(tmp_path / "face.png")
-    opened = faces.open_faces(model, "cpu:0", dtype)
+    opened = faces.open_faces(files.verify(model, ""), "cpu:0", dtype)
     found = opened.read(str(path))
 
     analysis = FaceAnalysis("antelopev2", str(model / "face_encoder"), providers=["CPUExecutionProvider"])
@@ -178,7 +178,7 @@ def test_a_face_is_what_the_plain_statement_says(tower: Tower, model: Path, tmp_
 
 
 def test_the_networks_are_opened_where_they_are_and_go_to_the_device(tower: Tower, model: Path) -> None:
-    opened = faces.open_faces(model, "cpu:0", torch.bfloat16)
+    opened = faces.open_faces(files.verify(model, ""), "cpu:0", torch.bfloat16)
     helper = opened._networks[0]
     assert isinstance(helper, Helper) and isinstance(helper.face_parse, Parser)
     assert (helper.device, helper.root, helper.size) == ("cpu:0", str(model / "face_encoder"), 512)
@@ -189,60 +189,108 @@ def test_the_networks_are_opened_where_they_are_and_go_to_the_device(tower: Towe
 def test_a_photograph_without_a_face_is_refused(tower: Tower, model: Path, tmp_path: Path, red: int) -> None:
     path = photograph(tmp_path / "nobody.png", red)
     with pytest.raises(RefusedError, match="no face"):
-        faces.open_faces(model, "cpu", torch.float32).read(str(path))
+        faces.open_faces(files.verify(model, ""), "cpu", torch.float32).read(str(path))
 
 
-def test_the_rest_of_antelopev2_is_checked_and_strangers_are_not_opened(
-    tower: Tower, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rest_of_antelopev2_is_checked_and_strangers_are_not_opened(tower: Tower, model: Path) -> None:
     name = "models/antelopev2/genderage.onnx"
     write_recogniser(model / "face_encoder" / name, 3)
-    with pytest.raises(UserError, match=r"genderage\.onnx has sha256 .*, not 4fde69b1c810"):
-        faces.open_faces(model, "cpu", torch.float32)
+    refused(r"genderage\.onnx has sha256 .*, not 4fde69b1c810", model)
     (model / "face_encoder" / name).unlink()
     # sorted before glintr100.onnx, FaceAnalysis would take it for the recogniser
     write_recogniser(model / "face_encoder/models/antelopev2/a.onnx", 3)
-    with pytest.raises(UserError, match=r"a\.onnx is no part of antelopev2") as caught:
-        faces.open_faces(model, "cpu", torch.float32)
+    refused(r"a\.onnx is no part of antelopev2", model)
+
+
+def refused(match: str, model: Path, pins: str = "") -> UserError:
+    """What `verify` says, in two lines."""
+    with pytest.raises(UserError, match=match) as caught:
+        files.verify(model, pins)
     assert len(str(caught.value).splitlines()) == 2
+    return caught.value
 
 
-def test_missing_packages_and_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None if name == "facexlib" else object())
-    with pytest.raises(UserError, match="not installed: facexlib") as caught:
-        faces.open_faces(tmp_path, "cpu", torch.float32)
-    assert "pip install" in caught.value.fix and len(str(caught.value).splitlines()) == 2
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
-    first, *others = faces.FILES
-    for name in others:
-        (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "face_encoder" / name).write_bytes(name.encode())
-    with pytest.raises(UserError, match=rf"{first} is not on this machine"):
-        faces.open_faces(tmp_path, "cpu", torch.float32)
+def test_missing_packages_and_files_are_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None if name == "facexlib" else object())
+    assert "pip install facexlib" in refused("not installed: facexlib", model).fix
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: object())
+    first = next(iter(files.FILES))
+    (model / "face_encoder" / first).unlink()
+    refused(rf"{first} is not on this machine", model)
 
 
-def test_files_that_upstream_would_unpickle_are_the_published_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    upstream = types.ModuleType("consisid_utils")
-    upstream.prepare_face_models = lambda *_: opened.append("opened") or (None,) * 6  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffusers.pipelines.consisid.consisid_utils", upstream)
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: object())
-    for name in faces.FILES:
-        (tmp_path / "face_encoder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "face_encoder" / name).write_bytes(name.encode())
-    true = {name: hashlib.sha256(name.encode()).hexdigest() for name in faces.FILES}
-    for changed in faces.FILES:
+def test_files_that_upstream_would_unpickle_are_the_published_ones(tower: Tower, model: Path) -> None:
+    for name in files.FILES:
         # each file in turn is not what it should be
-        monkeypatch.setattr(faces, "FILES", {**true, changed: "0" * 64})
-        with pytest.raises(UserError, match=rf"{changed} has sha256 {true[changed][:12]}, not 000") as caught:
-            faces.open_faces(tmp_path, "cpu", torch.float32)
-        assert len(str(caught.value).splitlines()) == 2
-    assert opened == []
-    monkeypatch.setattr(faces, "FILES", true)
-    faces.open_faces(tmp_path, "cpu", torch.float32)
-    assert opened == ["opened"]
+        kept = (model / "face_encoder" / name).read_bytes()
+        (model / "face_encoder" / name).write_bytes(kept + b"\n")
+        refused(rf"{name} has sha256 [0-9a-f]{{12}}, not {files.FILES[name][:12]}", model)
+        (model / "face_encoder" / name).write_bytes(kept)
+    assert files.verify(model, "") == (model, False)
+
+
+def sums(model: Path, *lines: str) -> str:
+    """Write a list into face_encoder/; its sha256."""
+    text = "".join(f"{line}\n" for line in lines).encode()
+    (model / "face_encoder/SHA256SUMS").write_bytes(text)
+    return hashlib.sha256(text).hexdigest()
+
+
+def sha256(model: Path, name: str) -> str:
+    return hashlib.sha256((model / "face_encoder" / name).read_bytes()).hexdigest()
+
+
+def test_a_user_vouches_for_networks_of_another_make_by_the_hash_of_their_list(
+    tower: Tower, model: Path, tmp_path: Path
+) -> None:
+    arc, parser = "models/antelopev2/glintr100.onnx", "parsing_bisenet.pth"
+    write_recogniser(model / "face_encoder" / arc, 7)
+    line = f"{sha256(model, arc)}  ./{arc}"
+    pins = sums(model, line)
+    refused("glintr100.onnx has sha256", model)
+    assert files.verify(model, pins) == (model, False)
+    photo = str(photograph(tmp_path / "face.png"))
+    other = faces.open_faces(files.verify(model, pins), "cpu", torch.float32).read(photo)
+    write_recogniser(model / "face_encoder" / arc, 0)
+    first = faces.open_faces(files.verify(model, ""), "cpu", torch.float32).read(photo)
+    assert not torch.allclose(first.id_cond[:, :16], other.id_cond[:, :16])
+    # the list names one file alone, which has changed again; the others stay under the published hashes
+    refused(rf"glintr100.onnx has sha256 .*, not {line[:12]}", model, pins)
+    write_recogniser(model / "face_encoder" / arc, 7)
+    (model / "face_encoder" / parser).write_bytes(b"other")
+    refused(rf"{parser} has sha256 .*, not {files.FILES[parser][:12]}", model, pins)
+    # binary mode of sha256sum, and EVA-CLIP too
+    (model / "face_encoder" / files.TOWER).write_bytes(b"tuned")
+    names = (arc, parser, files.TOWER)
+    assert files.verify(model, sums(model, *(f"{sha256(model, name)} *{name}" for name in names))) == (model, True)
+    # what lies beside the published files has to be theirs, listed or not
+    write_recogniser(model / "face_encoder/models/antelopev2/a.onnx", 3)
+    refused("a.onnx is no part", model, sha256(model, "SHA256SUMS"))
+
+
+def test_a_list_counts_only_under_the_hash_that_the_user_gave(tower: Tower, model: Path) -> None:
+    name = next(iter(files.FILES))
+    refused("SHA256SUMS, which pins=aaaa.* stands for, is not there", model, "a" * 64)
+    good = f"{files.FILES[name]}  {name}"
+    found = sums(model, good)
+    error = refused(rf"SHA256SUMS has sha256 {found[:12]}, not aaaaaaaaaaaa", model, "a" * 64)
+    assert found in error.fix
+    refused("pins = 'SHA256SUMS' is no sha256", model, "SHA256SUMS")
+    refused(f"pins = '{found.upper()}' is no sha256", model, found.upper())
+    for bad in (f"{files.FILES[name]}  ../{name}", f"{files.FILES[name][:-1]}  {name}", f"sha256 {name}", ""):
+        refused("SHA256SUMS: .* is no sha256 of", model, sums(model, good, bad))
+
+
+def test_own_weights_of_eva_clip_leave_no_gap(tower: Tower, model: Path) -> None:
+    path = model / "face_encoder" / files.TOWER
+    weights = {f"visual.{name}": tensor for name, tensor in tower.state_dict().items()}
+    torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, path)
+    verified = files.verify(model, sums(model, f"{sha256(model, files.TOWER)}  {files.TOWER}"))
+    faces.open_faces(verified, "cpu", torch.float32)
+    del weights["visual.dense.bias"]
+    torch.save(weights, path)
+    with pytest.raises(UserError, match=r"lacks visual\.dense\.bias and 0 more"):
+        faces.open_faces(verified, "cpu", torch.float32)
 
 
 def test_the_card_names_the_hashes_that_are_checked() -> None:
@@ -250,7 +298,7 @@ def test_the_card_names_the_hashes_that_are_checked() -> None:
         weight.name.rpartition("face_encoder/")[2].partition(" ")[0]: weight.sha256
         for weight in card("consisid").weights
     }
-    pins = faces.FILES | faces.COMPANIONS
+    pins = files.FILES | files.COMPANIONS
     assert {name: named.get(name) for name in pins} == pins
 
 

@@ -254,7 +254,7 @@ def test_without_guidance_the_negative_prompt_is_not_encoded(world: Callable[[st
 
 def test_consisid_was_published_in_the_key_layout_of_diffusers() -> None:
     """Its authors' script and diffusers read one and the same folder; these are keys of the authors' own modules."""
-    from tests.baselines.test_consisid import whole
+    from tests.baselines.tiny_consisid import whole
 
     keys = whole().transformer.state_dict().keys()
     face = {
