@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,45 @@ def append(path: Path, lines: bytes) -> None:
             with suppress(OSError):
                 os.ftruncate(stream.fileno(), end)  # a full disk must not leave half a line
             raise
+
+
+def move_lines(parts: Sequence[Path], target: Path) -> None:
+    """Put the whole lines of files behind those of another file, in order, and remove the files.
+
+    Of equal lines among them the last one is kept. Called again after a kill it goes on where that one was: what it had
+    put at the target's end is not put there twice. Nobody writes to any of the files meanwhile.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; nothing is lost then.
+    """
+    for path in (*parts, target):
+        cut_torn_line(path)
+    lines = [line for part in parts for line in part.read_bytes().splitlines(keepends=True)]
+    lines = list(dict.fromkeys(reversed(lines)))[::-1]
+    if rest := lines[_moved(lines, target) :]:
+        append(target, b"".join(rest))
+    for part in parts:
+        part.unlink()
+    # a file that comes back after the machine has lost power would put its old lines behind newer ones
+    with suppress(OSError):
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _moved(lines: Sequence[bytes], target: Path) -> int:
+    """How many lines, from the first, are the end of a file already."""
+    if not lines or not target.is_file():
+        return 0
+    with target.open("rb") as stream:
+        stream.seek(max(0, target.stat().st_size - sum(map(len, lines))))
+        tail = stream.read()
+    last = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    # no line comes twice, so that at most one beginning of them can end with the file's last line
+    begun = b"".join(lines[: lines.index(last) + 1]) if last in lines else b""
+    return begun.count(b"\n") if tail.endswith(begun) else 0
 
 
 def cut_torn_line(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A run folder holds one revision of a method with one set of settings, always: a command with others is refused, so that
 no table can mix them. For each video the order is frames, encoded file, synced record; a kill between two steps costs
-the video in flight, and the next run makes it again.
+the video in flight, and the next run makes it again. Workers write the records of what they made; this process those of
+what none could.
 """
 
 from __future__ import annotations
@@ -183,19 +184,19 @@ def _begin(suite: Suite, method: str, out: Path, options: GenerateOptions, stack
 
 
 def _make(begun: Sequence[_Begun], options: GenerateOptions, stack: ExitStack) -> None:
-    """Run all jobs, and append each record as it comes."""
+    """Run all jobs; append the records of what cannot be begun, and of what killed its workers."""
     total = sum(len(one.plan.todo) + len(one.plan.done) for one in begun)
     shown = stack.enter_context(bar("generate", total, "video", sum(len(one.plan.done) for one in begun)))
 
-    def keep(one: _Begun, record: Generation) -> None:
-        one.plan.run.append_generations([record])
+    def count(one: _Begun, record: Generation) -> None:
         one.made.append(record)
         shown.advance(failed=int(record.status != "ok"))
         one.meter.count(record)
 
     for one in begun:
+        one.plan.run.append_generations(one.closed)
         for record in one.closed:
-            keep(one, record)
+            count(one, record)
     if not any(one.job.tasks for one in begun):
         return
     pool = stack.enter_context(open_pool(options.engine))
@@ -204,7 +205,10 @@ def _make(begun: Sequence[_Begun], options: GenerateOptions, stack: ExitStack) -
         blank = one.job.tasks[done.task].payload[0]
         if done.error and not done.lost:
             raise RuntimeError(f"{blank.handle}: {done.error}")
-        keep(one, closed_record(blank, error=done.error) if done.lost else done.value)
+        if done.lost:
+            lost = closed_record(blank, error=done.error)
+            one.plan.run.append_generations([lost])
+        count(one, lost if done.lost else done.value)
 
 
 def _summary(one: _Begun) -> GenerateSummary:
@@ -337,7 +341,11 @@ def _job(todo: Plan, suite: Suite, options: GenerateOptions, scratch: Path) -> t
     gpus = int(options.device.startswith("cuda") and card.kind in ("open", "reference"))
     # weights pass through the machine's memory on their way to a GPU, and stay there where networks take turns
     memory = sum(card.parts.values()) if math.isinf(options.memory) else options.memory
-    return closed, Job(MAKER, order, tasks, gpus, memory, batch=card.batch)
+
+    def finished(pair: tuple[Generation, Request]) -> Generation | None:
+        return todo.run.new_generations().get(pair[0].key)
+
+    return closed, Job(MAKER, order, tasks, gpus, memory, batch=card.batch, finished=finished)
 
 
 def _prepare(suite: Suite, cache: Path) -> dict[str, Path | str]:

@@ -21,7 +21,7 @@ from ffbench.engine.reach import must_see
 from ffbench.methods import Answer, MethodProcess
 from ffbench.provenance import provenance
 from ffbench.records import Generation, Scalar
-from ffbench.store import Run
+from ffbench.store import Run, worker_name
 from ffbench.video import VideoError, read_clip, write_mp4
 
 
@@ -40,10 +40,14 @@ class Order:
 
 
 class Maker:
-    """A worker (`ffbench.engine`) that makes videos: a pair of blank record and request becomes the finished record."""
+    """A worker (`ffbench.engine`) that makes videos: a pair of blank record and request becomes the finished record.
+
+    The record is in the run, and on the disk, before it is handed back.
+    """
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        self._run = order.run.by_worker(worker_name())
         self._process: MethodProcess | None = None
 
     def open(self) -> None:
@@ -60,7 +64,7 @@ class Maker:
         self._process = process
 
     def each(self, pairs: Sequence[tuple[Generation, Request]]) -> Iterator[Generation]:
-        """The records of several requests, in order, each as soon as its video is in place."""
+        """The records of several requests, in order, each as soon as it is written behind its video."""
         assert self._process is not None
         requests = [request for _, request in pairs]
         for request in requests:
@@ -70,7 +74,9 @@ class Maker:
         for answer in self._process.run(requests):
             blank, folder = pairs[answer.index][0], Path(requests[answer.index].folder)
             facts = {**provenance(self._order.runtime.device), "worker": self._process.environment}
-            yield _record(self._order.run, blank, answer, folder, facts)
+            record = _record(self._run, blank, answer, folder, facts)
+            self._run.append_generations([record])
+            yield record
 
     def do(self, pair: tuple[Generation, Request]) -> Generation:
         """The record of one request."""

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +129,16 @@ class Mirror:
     def _tail(self, name: str) -> tuple[list[bytes], int]:
         """Whole lines of a record file that are new, and where they end."""
         offset = self._offsets.get(name, 0)
-        with (self.folder / name).open("rb") as stream:
+        # a worker's lines may be put into the run's own file just now; then they come with that
+        with suppress(FileNotFoundError), (self.folder / name).open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            if offset:
-                stream.seek(min(offset, size) - 1)
-                if offset > size or stream.read(1) != b"\n":
-                    offset = 0  # the file was edited: it is looked through from its begin
-            stream.seek(offset)
+            stream.seek(max(0, min(offset, size) - 1))
+            if offset and (offset > size or stream.read(1) != b"\n"):
+                offset = stream.seek(0)  # the file was edited: it is looked through from its begin
             data = stream.read(size - offset)
-        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-        return lines, offset + sum(map(len, lines))
+            lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+            return lines, offset + sum(map(len, lines))
+        return [], offset
 
     def _put_piece(self, name: str, lines: list[bytes], end: int) -> bool:
         """Upload the lines that the store does not hold: a shard's come again when it is merged into its run."""

@@ -1,12 +1,14 @@
-"""The second stage: videos on disk become scores. Decodes once, measures once, writes a record a metric."""
+"""The second stage: videos on disk become scores. Decodes once, measures once, writes a record a metric.
+
+Workers write the records of what they measured; this process those of videos that killed their workers.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,8 +27,8 @@ from ffbench.planning import paced
 from ffbench.progress import bar
 from ffbench.protocols import Protocol
 from ffbench.provenance import provenance
-from ffbench.records import Case, Generation
-from ffbench.scoring import Instruments, Measured, Photograph, Seen, Video
+from ffbench.records import Case, Generation, to_json
+from ffbench.scoring import Instruments, Measured, Photograph, Seen, Video, damaged_record
 from ffbench.shard import Shard
 from ffbench.store import Run
 from ffbench.worker import DISK_FULL
@@ -98,19 +100,19 @@ def score_all(runs: Sequence[Run], options: ScoreOptions) -> list[ScoreSummary]:
     Raises:
         UserError: for a run without videos, a reference without a face, missing detector weights, or a full disk.
     """
-    with ExitStack() as stack:
-        held = [_hold(run.sharded(options.shard), options, stack) for run in runs]
-        tallies = [_Tally(missing=_known_missing(one.run, options.protocol)) for one in held]
-        if any(one.todo for one in held):
-            try:
+    try:
+        with ExitStack() as stack:
+            held = [_hold(run.sharded(options.shard), options, stack) for run in runs]
+            tallies = [_Tally(missing=_known_missing(one.run, options.protocol)) for one in held]
+            if any(one.todo for one in held):
                 _score(held, tallies, options, stack)
-            except OSError as error:
-                if error.errno not in DISK_FULL:
-                    raise
-                raise UserError(
-                    f"no room to write in {runs[0].root}: {os.strerror(error.errno or 0)}",
-                    "free some space (or raise the quota or limit), and run the same command: it goes on from here",
-                ) from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"no room to write in {runs[0].root}: {os.strerror(error.errno or 0)}",
+            "free some space (or raise the quota or limit), and run the same command: it goes on from here",
+        ) from error
     return [
         ScoreSummary(run, one.done_before, tally.scored, tally.damaged, tally.missing, tally.timings)
         for run, one, tally in zip(runs, held, tallies, strict=True)
@@ -132,8 +134,9 @@ def _score(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptio
             first = next(iter(seen.values()))
             ids, tally.missing = first.ids, first.missing
         threshold = _note_instruments(one, seen, options) if one.todo else (math.nan, "")
-        videos = [Video(one.run, g, one.cases[g.case_id], ids, threshold) for g in one.todo]
-        jobs.append(_job(options, [Task(video, video.case.prompt_id) for video in videos]))
+        jobs.append(
+            _job(options, [Task(video, video.case.prompt_id) for video in _videos(one, options, ids, threshold)])
+        )
     progress = stack.enter_context(bar("score", sum(len(one.todo) for one in held), "video"))
     began = time.monotonic()
     timings: dict[int, Mapping[str, float]] = {}
@@ -141,24 +144,27 @@ def _score(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptio
         one, tally = held[done.job], tallies[done.job]
         if done.error and not done.lost:
             raise RuntimeError(f"{one.todo[done.task].handle}: {done.error}")
-        made = Measured(damage=f"measuring it failed twice: {done.error}") if done.lost else done.value
+        made = Measured(f"measuring it failed twice: {done.error}") if done.lost else done.value
+        if done.lost:
+            one.run.append_generations([damaged_record(one.todo[done.task], made.damage)])
         if made.damage:
-            failed = dataclasses.replace(
-                one.todo[done.task],
-                status="failed",
-                error=made.damage,
-                utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            one.run.append_generations([failed])
             tally.damaged += 1
         else:
-            one.run.append_scores(made.scores)
             tally.scored += 1
             timings[made.worker] = made.timings
         progress.advance(failed=int(bool(made.damage)))
     _note_pace(held, tallies, options, time.monotonic() - began)
     for tally in tallies:
         tally.timings = {part: sum(t.get(part, 0.0) for t in timings.values()) for part in _parts(timings)}
+
+
+def _videos(one: _Held, options: ScoreOptions, ids: Mapping[str, str], threshold: tuple[float, str]) -> Iterator[Video]:
+    """What a worker needs of each video to be scored."""
+    current: dict[str, list[str]] = {}
+    for score in one.run.scores(options.protocol.id).values() if one.todo else ():
+        current.setdefault(score.generation, []).append(to_json(score))
+    for made in one.todo:
+        yield Video(one.run, made, one.cases[made.case_id], ids, threshold, frozenset(current.get(made.key, ())))
 
 
 def _note_pace(held: Sequence[_Held], tallies: Sequence[_Tally], options: ScoreOptions, seconds: float) -> None:
@@ -176,8 +182,20 @@ def _parts(timings: Mapping[int, Mapping[str, float]]) -> list[str]:
 
 
 def _job(options: ScoreOptions, tasks: Sequence[Task]) -> Job:
+    def finished(task: Photograph | Video) -> Measured | None:
+        return _written(task, options) if isinstance(task, Video) else None
+
     gpus = int(options.device.startswith("cuda"))
-    return Job(SCORER, Instruments(options.protocol, options.device), tasks, gpus, ahead=1)
+    return Job(SCORER, Instruments(options.protocol, options.device), tasks, gpus, ahead=1, finished=finished)
+
+
+def _written(video: Video, options: ScoreOptions) -> Measured | None:
+    """What a worker that died has written of a video, if that is all."""
+    if failed := video.run.new_generations().get(video.generation.key):
+        return Measured(failed.error)
+    written = {key[2] for key in video.run.new_scores() if key[:2] == (video.generation.key, options.protocol.id)}
+    wanted = {name for name in options.protocol.metrics if is_video_metric(name)}
+    return Measured() if wanted <= written else None
 
 
 def _photographs(pool: Pool, held: Sequence[_Held], options: ScoreOptions) -> list[dict[str, Seen]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from ffbench.image import ImageError, read_image
 from ffbench.measure import Scene, is_video_metric, measure
 from ffbench.metrics.catalog import METRICS
 from ffbench.protocols import Protocol
-from ffbench.records import Case, Generation, Score
-from ffbench.store import Run
+from ffbench.records import Case, Generation, Score, to_json
+from ffbench.store import Run, worker_name
 from ffbench.video import Clip, VideoError, read_clip
 
 
@@ -68,13 +69,14 @@ class Video:
     """Networks that the whole command measures with."""
     threshold: tuple[float, str]
     """Same-identity threshold of the suite and, where it is NaN, why."""
+    current: frozenset[str] = frozenset()
+    """Lines of scores that the run holds of it already, as after a kill; they are not written again."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a video: scores, or why it could not be read."""
+    """What came of a video, beside the records that are written: why it could not be read, and what it took."""
 
-    scores: tuple[Score, ...] = ()
     damage: str = ""
     worker: int = 0
     """Which process measured it."""
@@ -83,10 +85,14 @@ class Measured:
 
 
 class Scorer:
-    """A worker (`ffbench.engine`) that measures: a `Photograph` becomes `Seen`, a `Video` becomes `Measured`."""
+    """A worker (`ffbench.engine`) that measures: a `Photograph` becomes `Seen`, a `Video` becomes `Measured`.
+
+    The records of a video, its scores or its failure, are in the run, and on the disk, before it is done.
+    """
 
     def __init__(self, instruments: Instruments) -> None:
         self._given = instruments
+        self._name = worker_name()
         self._extractor: Extractor
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ffbench-decode")
         self._reading: dict[str, Future[Clip | VideoError]] = {}
@@ -140,14 +146,17 @@ class Scorer:
             )
         reading = self._reading.pop(task.generation.key, None)
         clip = reading.result() if reading is not None else self._decode(task)
+        run = task.run.by_worker(self._name)
         if isinstance(clip, VideoError):
+            run.append_generations([damaged_record(task.generation, str(clip))])
             return Measured(damage=str(clip))
         key = extractor.track_key(task.generation.video_sha256)
         track = cached(task.run.track(key))
         if track is None:
             (track,) = extractor.track([clip])
             track.save(task.run.track(key))
-        return Measured(tuple(self._scores(task, key, track)), "", os.getpid(), dict(extractor.timings))
+        run.append_scores(one for one in self._scores(task, key, track) if to_json(one) not in task.current)
+        return Measured("", os.getpid(), dict(extractor.timings))
 
     def _decode(self, task: Video) -> Clip | VideoError:
         path = task.run.video(task.generation)
@@ -193,6 +202,11 @@ class Scorer:
         if not prompt or not has_text:
             return None, None
         return self._extractor.texts([prompt]).embeddings[0], self._extractor.long_texts(prompt)
+
+
+def damaged_record(made: Generation, error: str) -> Generation:
+    """The record of a video that cannot be measured."""
+    return replace(made, status="failed", error=error, utc=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def cached(path: Path) -> FaceTrack | None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from ffbench.engine.crew import PATIENCE, Crew, Done, Event, Gone, Opened, Raised
 from ffbench.engine.schedule import Place, Schedule
@@ -157,11 +158,29 @@ class Pool:
             case Gone(reason):
                 self._slots[number] = _Slot(last=slot.last)
                 if not slot.leaving:
-                    yield from self._fallen(plan, slot, reason)
+                    self._falls += 1
+                    done = self._finished(jobs, slot)
+                    for place, value in done.items():
+                        self._falls = 0
+                        plan.ended()
+                        yield Result(place.job, place.task, value)
+                    if done:
+                        plan.put_back([place for place in slot.sent if place not in done])
+                    else:
+                        yield from self._fallen(plan, slot, reason)
+
+    def _finished(self, jobs: Sequence[Job], slot: _Slot) -> dict[Place, Any]:
+        """What a dead worker had done without saying so; then it had begun none of the others, as far as one knows."""
+        values = {}
+        for place in slot.sent if slot.open else ():
+            job = jobs[place.job]
+            value = job.finished(job.tasks[place.task].payload) if job.finished else None
+            if value is not None:
+                values[place] = value
+        return values
 
     def _fallen(self, plan: Schedule, slot: _Slot, reason: str) -> Iterator[Result]:
         """A worker died: the task in work is to blame where it was open, the ones behind it are not."""
-        self._falls += 1
         together = slot.job.batch if slot.job else 1
         sent = list(slot.sent)
         blamed = sent[:together] if slot.open else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -49,6 +49,9 @@ class Job:
     """Tasks that a worker is given together, at most; those have no effect on each other's values."""
     ahead: int = 0
     """Tasks that may wait at a worker beside the one in work, so that it can prepare them."""
+    finished: Callable[[Any], Any] | None = None
+    """Called here with the payload of a task whose worker died: the task's value, where the worker had written down all
+    of it and could no longer say so; else None."""
     deadly: bool = False
     """Tasks kill workers by themselves, as damaged files do: however many are lost in a row, the run goes on."""
 

@@ -5,7 +5,8 @@
 Ten methods with 625 videos each make 6,250 Generations and 93,750 Scores of the 15 video metrics of `standard`, sixteen
 values a frame where a metric has them. They go through the product's own calls, in one process:
 
-    append   each run's records inside its lock, one durable write a file, as when shards are merged
+    append   each run's records by four workers with files of their own, inside its lock, one durable write a file; at
+             its end these are put into the run's files
     resume   `ffbench.generate.plan`, which hashes each video again, and `ffbench.score.score`, which find nothing to do
     report   `ffbench.report.report` over all runs, without the page (its cost is that of pictures)
 
@@ -43,11 +44,12 @@ from ffbench.protocols import Protocol, get_protocol
 from ffbench.records import Case, Generation, Reference, Score
 from ffbench.report import ReportOptions, report
 from ffbench.score import ScoreOptions, score
-from ffbench.store import Run
+from ffbench.store import Run, worker_name
 from ffbench.suites import Suite
 
 SECONDS, MEGABYTES = 10.0, 500.0
 FRAMES = 16
+WORKERS = 4
 PROTOCOL = "standard"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -82,8 +84,11 @@ def measure(folder: Path, methods: int, shape: tuple[int, int], tracks: bool) ->
         count += len(generations) + len(scores)
         with _timed(steps, "append"), run.lock():
             run.write_cases(suite.cases)
-            run.append_generations(generations)
-            run.append_scores(scores)
+            for number in range(WORKERS):
+                worker = run.by_worker(worker_name())
+                worker.append_generations(generations[number::WORKERS])
+                worker.append_scores(scores[number::WORKERS])
+        assert len(list(run.root.glob("*.jsonl"))) == 3, "cases, generations and scores"
         del run, generations, scores
     for name in names:
         with _timed(steps, "resume"):
@@ -111,9 +116,10 @@ def _durable_writes(folder: Path, protocol: Protocol, count: int = 100) -> dict[
     run, generations, _ = _made(_suite(folder, 10, count // 10), folder / "one by one", "command@m", protocol, False)
     ours, disk = [], []
     with run.lock(), (folder / "plain").open("ab") as plain:
+        worker = run.by_worker(worker_name())
         for generation in generations:
             began = time.perf_counter()
-            run.append_generations([generation])
+            worker.append_generations([generation])
             between = time.perf_counter()
             plain.write(b"x" * 900 + b"\n")
             plain.flush()

@@ -19,7 +19,8 @@ After every fault, and at the end, is checked what must hold:
 - every whole line is a record, no key stands twice, and each `ok` record's video is there with its sha256; in the
   bucket also, where each piece of records has the hash that its name says;
 - nobody of the killed command's processes lives on;
-- at the end every case has a record, those that are `ok` equal an undisturbed run's, and no scratch is left.
+- at the end every case has a record, those that are `ok` equal an undisturbed run's, no line stands twice, none is left
+  in a worker's file, and no scratch.
 
 A round whose check fails ends the test, and the table is not printed.
 """
@@ -95,7 +96,8 @@ class Round:
         return [line for path in self.root.glob("generations*.jsonl") for line in whole(path)]
 
     def records(self) -> dict[str, Generation]:
-        found = [from_json(Generation, line.decode()) for line in self.lines()]
+        # a line that is put from a worker's file into the run's just now stands in both
+        found = [from_json(Generation, line.decode()) for line in {*self.lines()}]
         keys = Counter(record.key for record in found)
         assert max(keys.values(), default=1) == 1, f"twice: {[key for key, count in keys.items() if count > 1]}"
         return {record.key: record for record in found}
@@ -116,6 +118,9 @@ class Round:
         for part in self.parts:
             code = self.running[part].wait(timeout=PATIENCE)
             assert code in (0, 1), (code, self.log.read_text()[-2000:])
+        lines = self.lines()
+        assert len(lines) == len({*lines}), "lines twice"
+        assert not [*self.root.glob("generations*.w*.jsonl")], "records that were left in workers' files"
 
     def strike(self, fault: str, running: subprocess.Popen[bytes], chance: random.Random) -> bool:
         """Do a fault to a running command; whether it could be done."""

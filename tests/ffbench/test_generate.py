@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from ffbench import methods
 from ffbench.engine import Engine
 from ffbench.errors import UserError
 from ffbench.generate import GenerateOptions, GenerateSummary, generate, generate_all, plan
-from ffbench.records import Case, Generation, Reference, derive_seed
+from ffbench.records import Case, Generation, Reference, derive_seed, to_json
 from ffbench.shard import Shard
 from ffbench.store import Run, run_folder
 from ffbench.suites import Suite
@@ -428,3 +430,71 @@ def test_a_case_that_kills_its_engine_worker_twice_is_a_failed_record(
     (failed,) = [record for record in summary.run.generations().values() if record.status == "failed"]
     assert failed.case_id == "bob-p0" and failed.error == "the worker was killed by SIGKILL"
     assert len((summary.run.root / "generations.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_worker_that_dies_behind_its_record_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not say that the video is made; nobody makes it again, and no line stands twice."""
+    (tmp_path / "mute.py").write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom ffbench.making import Maker\n"
+        "class Mute(Maker):\n"
+        "    def each(self, pairs):\n"
+        "        for (blank, _), record in zip(pairs, super().each(pairs)):\n"
+        "            with Path(__file__).with_name('log').open('a') as log:\n"
+        "                log.write(blank.case_id + '\\n')\n"
+        "            if blank.case_id != 'ann-p0':\n"
+        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            yield record\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("ffbench.generate.MAKER", "mute:Mute")
+    suite = make_suite(tmp_path / "photos")
+    summary = generate(suite, "still", tmp_path / "runs", options(engine=Engine("local", 1)))
+    assert counts(summary) == (0, 4, 0, 0)
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(case.case_id for case in suite.cases)
+    lines = (summary.run.root / "generations.jsonl").read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["case_id"] for line in lines}) == 4
+    monkeypatch.undo()
+    assert made_by(summary.run) == made_by(generate(suite, "still", tmp_path / "here", options()).run)
+
+
+CALLER = """
+import sys
+from pathlib import Path
+from ffbench.engine import Engine
+from ffbench.generate import GenerateOptions, generate
+from ffbench.records import Case, from_json
+from ffbench.suites import Suite
+cases = tuple(from_json(Case, line) for line in Path(sys.argv[1]).read_text("utf-8").splitlines())
+generate(Suite("mine", "1", "for tests", cases), "still", Path(sys.argv[2]),
+         GenerateOptions(settings=("num_frames=3", "width=64", "height=48"), engine=Engine("local", 2)))
+"""
+
+
+def test_records_do_not_wait_for_the_caller(tmp_path: Path) -> None:
+    """The command is stopped, its workers finish what they have; then it is killed, and nothing of that is lost."""
+    suite = make_suite(tmp_path / "photos", ("ann", "bob", "cyd", "dan"), ("p", "q", "r"))
+    (tmp_path / "cases.jsonl").write_text("".join(to_json(case) + "\n" for case in suite.cases), "utf-8")
+    run = run_folder(tmp_path / "runs", "mine", "1", "still")
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(tmp_path / "cases.jsonl"), str(tmp_path / "runs")])
+
+    def until(condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < end and caller.poll() is None, "waited in vain"
+            time.sleep(0.002)
+
+    def videos() -> set[str]:
+        return {path.stem for path in (run.root / "videos").glob("*.mp4")}
+
+    until(run.generations)
+    caller.send_signal(signal.SIGSTOP)
+    # no folder of a video in work, and each video has its record without the caller
+    until(lambda: not list(run.root.glob(".part-*/request-*")) and videos() == set(run.generations()))
+    assert len(videos()) < len(suite.cases)
+    assert not (run.root / "generations.jsonl").exists(), "the caller, which writes to this file, has written nothing"
+    caller.kill()
+    caller.wait()
+    before = {key: run.new_video(key).stat().st_mtime_ns for key in videos()}
+    assert generate(suite, "still", tmp_path / "runs", options()).done_before == len(before)
+    assert {key: run.new_video(key).stat().st_mtime_ns for key in before} == before, "made again"
+    assert (run.root / "generations.jsonl").read_bytes().count(b"\n") == len(suite.cases)

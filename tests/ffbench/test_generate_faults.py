@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +104,27 @@ def run_of(out: Path, method: str = METHOD) -> Run:
     return Run(out / "mine@1" / method)
 
 
+def lines(run: Run) -> list[bytes]:
+    """Every whole line, in whatever files; those that are put into another file just now may come twice."""
+    found = []
+    for path in run.root.glob("generations*.jsonl"):
+        with suppress(FileNotFoundError):
+            found += path.read_bytes().split(b"\n")[:-1]
+    return found
+
+
 def records(run: Run) -> list[dict[str, Any]]:
-    """Every line as it stands, without what is measured anew each time."""
-    path = run.root / "generations.jsonl"
+    """Every line as it stands at a command's end, without what is measured anew each time."""
+    assert [path.name for path in run.root.glob("generations*")] == ["generations.jsonl"]
     lines = sorted(
-        (json.loads(line) for line in path.read_text("utf-8").splitlines()), key=lambda line: line["case_id"]
+        map(json.loads, (run.root / "generations.jsonl").read_bytes().splitlines()), key=lambda line: line["case_id"]
     )
     return [{k: v for k, v in line.items() if k not in ("seconds", "utc", "provenance")} for line in lines]
 
 
 def check_whole(run: Run) -> None:
     """What must hold at any moment, also just after a kill: each whole line is a record of a whole video."""
-    path = run.root / "generations.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    found = [from_json(Generation, line.decode()) for line in lines]
+    found = [from_json(Generation, line.decode()) for line in {*lines(run)}]
     assert len({record.key for record in found}) == len(found)
     for record in found:
         assert record.status == "ok", record.error
@@ -125,6 +133,7 @@ def check_whole(run: Run) -> None:
 
 def check_clean(run: Run) -> None:
     assert list(run.root.rglob(".part-*")) == []
+    assert len(lines(run)) == len({*lines(run)})
     named = {record["video"] for record in records(run)}
     assert {path.relative_to(run.root).as_posix() for path in (run.root / "videos").iterdir()} == named
 
@@ -165,8 +174,7 @@ def alive(pid: int) -> bool:
 
 
 def lines_of(run: Run) -> int:
-    path = run.root / "generations.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return len({*lines(run)})
 
 
 def test_kill_9_at_random_moments(suite: Path, undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -279,8 +287,8 @@ def test_a_full_disk_is_two_lines_and_half_of_nothing(
     assert "Traceback" not in stderr
     check_whole(run)
     assert list(run.root.rglob(".part-*")) == []
-    if (run.root / "generations.jsonl").exists():
-        text = (run.root / "generations.jsonl").read_bytes()
+    for path in run.root.glob("generations*.jsonl"):
+        text = path.read_bytes()
         assert not text or text.endswith(b"\n")
     done, _ = finish(host(suite, tmp_path))
     assert done[1:] == [30, 0, 0] and records(run) == undisturbed

@@ -352,6 +352,28 @@ def test_shards_are_one_run_in_the_store_and_come_once(machine: Callable[..., No
     assert len(bucket.generations()) == 2
 
 
+def test_lines_of_workers_are_uploaded_as_they_come_and_once(
+    machine: Callable[..., None], bucket: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mirrored(bucket.url, seconds=3600) as out:
+        run, beside = Run(out / "s@1" / "m"), mirror.Mirror(storage.Bucket(bucket.url), out)
+        with run.lock():
+            for number in range(2):
+                run.by_worker(f"{number}").append_generations([replace(GENERATION, case_id=f"c{number}")])
+                beside.push()
+                assert len(bucket.generations()) == number + 1, "before the command is over"
+            names = list(beside._names())
+        assert [path.name for path in run.root.glob("generations*")] == ["generations.jsonl"]
+        # an upload that has looked at the folder before the workers' files were put together
+        with monkeypatch.context() as patch:
+            patch.setattr(mirror.Mirror, "_names", lambda _: iter(names))
+            beside.push()
+    assert sorted(one.case_id for one in bucket.generations()) == ["c0", "c1"]
+    machine("two")
+    with mirrored(bucket.url) as out:
+        assert (out / "s@1" / "m" / "generations.jsonl").read_bytes().count(b"\n") == 2
+
+
 def test_an_edited_record_file_is_uploaded_whole(machine: Callable[..., None], bucket: Store) -> None:
     with mirrored(bucket.url) as out:
         run = Run(out / "s@1" / "m")

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from ffbench.suites.cases import reference
 from ffbench.video import write_mp4
 from tests.ffbench import small_networks
 
+pytestmark = pytest.mark.usefixtures("no_weights")
 KILLS = 22
 
 
@@ -35,13 +35,6 @@ class Material:
     protocol: Protocol
     cases: list[Case]
     videos: dict[str, Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FFBENCH_WEIGHTS", str(tmp_path_factory.mktemp("no-weights")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +115,7 @@ def test_a_second_call_does_nothing(material: Material, undisturbed: Run) -> Non
     again = score(undisturbed, ScoreOptions(material.protocol))
     # six videos still wait for weights, so they are looked at again; nothing that has a value moves
     assert again.damaged == 0
-    assert (undisturbed.root / "scores.jsonl").read_bytes().startswith(before)
+    assert (undisturbed.root / "scores.jsonl").read_bytes() == before
 
 
 def lines(run: Run) -> set[bytes]:
@@ -174,6 +167,48 @@ def test_a_video_that_kills_its_worker_twice_is_a_failed_record(
     assert (done.scored, done.damaged) == (5, 1)
     (failed,) = [g for g in run.generations().values() if g.status == "failed"]
     assert failed.case_id == "id1-p1" and failed.error == "measuring it failed twice: the worker was killed by SIGSEGV"
+
+
+@pytest.mark.parametrize("lines_written", [2, 100])
+def test_a_worker_that_dies_over_or_behind_its_records_costs_nothing(
+    material: Material, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines_written: int
+) -> None:
+    """Whether all scores of a video were written or a few: in the end each is there once."""
+    (tmp_path / "mute.py").write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom ffbench import scoring\nfrom ffbench.store import Run\n"
+        "class Mute(scoring.Scorer):\n"
+        "    def do(self, task):\n"
+        "        mark = Path(__file__).with_name('died')\n"
+        "        if isinstance(task, scoring.Video) and task.case.case_id == 'id1-p1':\n"
+        "            with mark.open('a') as log: log.write('begun ')\n"
+        "            if mark.read_text() == 'begun ':\n"
+        "                append = Run.append_scores\n"
+        "                def some(run, records):\n"
+        f"                    append(run, list(records)[:{lines_written}])\n"
+        "                    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "                Run.append_scores = some\n"
+        "        return super().do(task)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("ffbench.score.SCORER", "mute:Mute")
+    run = run_of(material, tmp_path / "run")
+    done = score(run, ScoreOptions(material.protocol, engine=Engine("local", 1)))
+    assert (done.scored, done.damaged) == (6, 0)
+    assert (tmp_path / "died").read_text().split() == ["begun"] * (1 if lines_written == 100 else 2)
+    written = (run.root / "scores.jsonl").read_bytes().splitlines()
+    assert len(written) == len(set(written)) and set(written) == lines(undisturbed)
+
+
+def test_scores_that_stand_are_not_written_again(material: Material, undisturbed: Run, tmp_path: Path) -> None:
+    """As after a kill in the middle of a video's lines; and where everything is measured anew."""
+    run = run_of(material, tmp_path)
+    whole = (undisturbed.root / "scores.jsonl").read_bytes().splitlines(keepends=True)
+    (run.root / "scores.jsonl").write_bytes(b"".join(whole[:7]) + whole[7][:40])
+    score(run, ScoreOptions(material.protocol))
+    written = (run.root / "scores.jsonl").read_bytes().splitlines(keepends=True)
+    assert sorted(written) == sorted(whole)
+    score(run, ScoreOptions(material.protocol, redo="all"))
+    assert (run.root / "scores.jsonl").read_bytes().splitlines(keepends=True) == written
 
 
 def test_limit_and_redo(material: Material, tmp_path: Path) -> None:

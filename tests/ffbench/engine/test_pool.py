@@ -59,6 +59,12 @@ class Toy:
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if what == "done and dead":
+            mark = self.folder / f"did-{number}"
+            if mark.exists():
+                raise ValueError("done twice")
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if what == "await":
             end = time.monotonic() + 20
             while not self.prepared and time.monotonic() < end:
@@ -155,6 +161,26 @@ def test_a_task_that_kills_twice_is_lost_and_no_other(workers: int, tmp_path: Pa
     begun = Counter(line.split(maxsplit=1)[1] for line in (tmp_path / "log").read_text().splitlines())
     assert begun["die 0"] == 2 and begun["die once 5"] == 2
     assert all(count == 1 for what, count in begun.items() if what.startswith("double"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("cls", ["Toy", "Several"])
+def test_what_a_worker_had_done_when_it_died_is_not_done_again(workers: int, cls: str, tmp_path: Path) -> None:
+    """Also where more die so than may die without a result between them."""
+
+    def finished(payload: tuple[str, int]) -> str | None:
+        return "told" if (tmp_path / f"did-{payload[1]}").exists() else None
+
+    payloads: list[tuple[str, object]] = [("double", 50), *[("done and dead", n) for n in range(6)], ("die", 60)]
+    several = {"batch": 4} if cls == "Several" else {"ahead": 1}
+    tasks = replace(job(tmp_path, payloads, cls=cls), finished=finished, **several)
+    done = {one.task: one for one in run(Engine("local", workers), tasks)}
+    assert sorted(done) == list(range(8)) and done[0].value[1] == 100 and done[7].lost
+    assert [(done[n].value, done[n].error, done[n].lost) for n in range(1, 7)] == [("told", "", False)] * 6
+    begun = Counter(line.split(maxsplit=1)[1] for line in (tmp_path / "log").read_text().splitlines())
+    assert all(begun[f"done and dead {n}"] == 1 for n in range(6))
+    # the guilty one of several is found alone; a death behind a record is nobody's guilt
+    assert begun["die 60"] in ((2,) if cls == "Toy" else (2, 3))
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
