@@ -78,31 +78,20 @@ def variants(
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder of the build; OUT/seed-K/model is base and checkpoint in one.")],
     base: Annotated[Path | None, typer.Option(help="VACE folder whose main blocks it starts from; embedded.")] = None,
-    footage: Annotated[
-        Path | None, typer.Option(help="The footage folder of a `mini build`; rendered below OUT without.")
-    ] = None,
+    footage: Annotated[Path | None, typer.Option(help="That of a `mini build`; rendered below OUT without.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings.")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of each training.")] = None,
-    device: Annotated[str, typer.Option(help="Where the renderer runs: cpu, cuda or cuda:N.")] = "cpu",
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each training; by default the recipe's.")] = None,
     budget: Annotated[float, typer.Option(help="Minutes after which to stop; the same command goes on.")] = math.inf,
-    trial: Annotated[bool, typer.Option("--trial", help="Six people, two steps: useless but quick.")] = False,
 ) -> None:
     """Train the small Phantom of Table 5: `ffbench ablate table5 --checkpoints OUT` takes it as a row. Resumable."""
-    import dataclasses
-
     import torch
 
     from faithfulfaces.mini.build import OutOfTimeError
-    from faithfulfaces.mini.phantom.build import TRIAL, Options, build_phantom
+    from faithfulfaces.mini.phantom.build import STEPS, Options, build_phantom
     from ffbench.embedded import FOLDER
 
     torch.set_num_threads(1)
-    options = dataclasses.replace(
-        TRIAL if trial else Options(),
-        base=base or FOLDER / "base", footage=footage, seeds=seeds, device=device, minutes=budget,
-    )  # fmt: skip
-    if steps is not None:
-        options = dataclasses.replace(options, steps=steps)
+    options = Options(base=base or FOLDER / "base", footage=footage, seeds=seeds, steps=steps or STEPS, minutes=budget)
     try:
         held = build_phantom(out, options, lambda line: typer.echo(line, err=True))
     except OutOfTimeError:

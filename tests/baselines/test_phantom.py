@@ -178,7 +178,7 @@ def test_the_small_one_is_trained_on_what_the_method_shows_it(small: Small) -> N
     method._networks.transformer.register_forward_pre_hook(lambda _, __, given: passes.append(given), with_kwargs=True)
     list(method.generate([tiny_wan.request(small.photograph, prompt=small.prompt)]))
     assert len(passes) == 3, "one step"
-    clips, negative = open_clips(FOLDER / "base", small.footage, blocks=1)
+    clips, negative = open_clips(FOLDER / "base", [small.footage / "train_0000.npz"])
     sampler = VideoSampler(clips, 1, 0, 48)
     batch = sampler.collate([0] * 40, [sampler.read(0)] * 40)
     fed = feed(batch, negative, torch.Generator().manual_seed(0))
@@ -203,7 +203,7 @@ def test_the_small_one_is_trained_on_what_the_method_shows_it(small: Small) -> N
 def test_the_small_ones_video_is_what_its_network_says_in_one_step(small: Small) -> None:
     network = WanTransformer3DModel.from_pretrained(small.model / "transformer").eval()
     codec = PatchCodec.from_pretrained(FOLDER / "base" / "vae")
-    clips, _ = open_clips(FOLDER / "base", small.footage, blocks=1)
+    clips, _ = open_clips(FOLDER / "base", [small.footage / "train_0000.npz"])
     reference, text = clips.cached(0).reference, torch.zeros(1, 48, 128)
     text[0, : len(clips.cached(0).text)] = clips.cached(0).text
     start = torch.randn((1, 48, 6, 8, 8), generator=torch.Generator().manual_seed(5))[:, :, :5]

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from faithfulfaces.data import InMemoryClips
 from faithfulfaces.mini import footage as rendered
 from faithfulfaces.mini.build import OutOfTimeError, Say
 from faithfulfaces.mini.codec import PatchCodec
-from faithfulfaces.mini.phantom.clips import footage_of, padded, phantom_clips
+from faithfulfaces.mini.footage import Footage
+from faithfulfaces.mini.phantom.clips import padded, phantom_clips
 from faithfulfaces.mini.phantom.learn import PhantomLearner, main_stack
 from faithfulfaces.mini.words import embed
 from faithfulfaces.runs import CONFIG, MODEL
@@ -41,30 +42,29 @@ NEGATIVE = ""
 """The negative prompt of the mini suites."""
 
 
+STEPS = 300
+"""Of each training: what there was time for (docs/mini.md), not where it stops learning."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """What it is made from, and how long."""
 
     base: Path = FOLDER / "base"
-    """VACE folder in diffusers' layout."""
+    """VACE folder in diffusers' layout, of the mini world."""
     footage: Path | None = None
     """Folder of train_0000.npz, ...; None renders them."""
     blocks: int = 60
-    """Files of footage, `block` people each where they are rendered."""
+    """Files of footage, at most where a folder is given."""
     block: int = rendered.BLOCK
+    """People of a file that is rendered."""
     seeds: int = 3
     """Trainings: seeds 0, 1, ..."""
-    steps: int = 300
+    steps: int = STEPS
     videos: int = 16
     """Of a step."""
-    device: str = "cpu"
-    """Of the renderer."""
     minutes: float = float("inf")
     """Budget of the call."""
-
-
-TRIAL = Options(blocks=1, block=6, steps=2, videos=4)
-"""Does the machinery run?"""
 
 
 def recipe(options: Options, seed: int) -> Train:
@@ -101,9 +101,8 @@ def build_phantom(out: Path, options: Options, say: Say) -> list[Path]:
         UserError: where base or footage lack something, or a training was begun with another recipe.
         OutOfTimeError: the budget is spent; the same call goes on.
     """
-    deadline = time.monotonic() + 60 * options.minutes
-    watch = say, deadline
-    place = _footage(out, options, watch)
+    watch = say, time.monotonic() + 60 * options.minutes
+    blocks = _footage(out, options, watch)
     held = []
     for seed in range(options.seeds):
         folder = out / f"seed-{seed}"
@@ -112,9 +111,8 @@ def build_phantom(out: Path, options: Options, say: Say) -> list[Path]:
             with FileLock(folder / ".lock", timeout=0):
                 if (folder / MODEL).is_dir():
                     continue
-                if time.monotonic() > deadline:
-                    raise OutOfTimeError
-                _train(recipe(options, seed), folder / "run", (options, place), watch)
+                _check_time(watch)
+                _train(recipe(options, seed), folder / "run", (options.base, blocks), watch)
                 _publish(folder, options, seed)
                 say(f"phantom, seed {seed}: {folder / MODEL}")
         except Timeout:
@@ -122,32 +120,38 @@ def build_phantom(out: Path, options: Options, say: Say) -> list[Path]:
     return held
 
 
-def _footage(out: Path, options: Options, watch: tuple[Say, float]) -> Path:
-    place = options.footage or out / "footage"
-    say, deadline = watch
-    for block in range(options.blocks):
-        path = place / f"train_{block:04d}.npz"
-        if path.is_file():
-            continue
-        if options.footage is not None:
-            raise UserError(f"{path} is not there", "give a folder of `faithfulfaces mini build`, or no --footage")
-        if time.monotonic() > deadline:
-            raise OutOfTimeError
-        rendered.clips("train", block, options.device, options.block).save(path)
-        say(f"footage {block + 1} of {options.blocks}")
-    return place
+def _footage(out: Path, options: Options, watch: tuple[Say, float]) -> list[Path]:
+    if options.footage is not None:
+        found = sorted(options.footage.glob("train_*.npz"))[: options.blocks]
+        if not found:
+            raise UserError(
+                f"{options.footage} holds no train_0000.npz",
+                "give the folder `footage` of a `faithfulfaces mini build`, or leave --footage out to render it",
+            )
+        return found
+    blocks = [out / "footage" / f"train_{block:04d}.npz" for block in range(options.blocks)]
+    for number, path in enumerate(blocks):
+        if not path.is_file():
+            _check_time(watch)
+            rendered.clips("train", number, "cpu", options.block).save(path)
+            watch[0](f"footage {number + 1} of {options.blocks}")
+    return blocks
 
 
-def _train(config: Train, run: Path, source: tuple[Options, Path], watch: tuple[Say, float]) -> None:
-    options, place = source
-    say, deadline = watch
-    transformer = main_stack(options.base)
-    clips, negative = open_clips(options.base, place, options.blocks)
+def _check_time(watch: tuple[Say, float]) -> None:
+    if time.monotonic() > watch[1]:
+        raise OutOfTimeError
+
+
+def _train(config: Train, run: Path, source: tuple[Path, Sequence[Path]], watch: tuple[Say, float]) -> None:
+    base, blocks = source
+    transformer = main_stack(base)
+    clips, negative = open_clips(base, blocks)
 
     def report(step: int, values: Mapping[str, float]) -> None:
-        say(f"phantom, seed {config.seed}, {step} of {config.steps}: loss {values['loss_fm']:.3f}")
-        if time.monotonic() > deadline and step < config.steps:
-            raise OutOfTimeError
+        watch[0](f"phantom, seed {config.seed}, {step} of {config.steps}: loss {values['loss_fm']:.3f}")
+        if step < config.steps:
+            _check_time(watch)
 
     world = parallel.start()
     trainer = Trainer(config, clips, world, run, PhantomLearner(config, transformer, negative).to(world.device))
@@ -161,8 +165,8 @@ def _train(config: Train, run: Path, source: tuple[Options, Path], watch: tuple[
     release(trainer.learner, run / MODEL, world)
 
 
-def open_clips(base: Path, place: Path, blocks: int) -> tuple[InMemoryClips, Tensor]:
-    """Clips of the first blocks of a folder of footage, by a base's encoders; the negative prompt's embedding [L,D].
+def open_clips(base: Path, blocks: Sequence[Path]) -> tuple[InMemoryClips, Tensor]:
+    """Clips of files of footage by a base's encoders, and the negative prompt's embedding [L,D].
 
     Raises:
         UserError: where the base lacks a part, or is not of the mini world.
@@ -172,7 +176,8 @@ def open_clips(base: Path, place: Path, blocks: int) -> tuple[InMemoryClips, Ten
         raise UserError(f"the autoencoder of {base} is not the mini world's", "give the base of a `mini build`")
     words = pipeline.tokenizer, pipeline.text_encoder
     negative = padded(embed(*words, [NEGATIVE])[0], recipes.mini_base().data.text_tokens)
-    return phantom_clips(footage_of(place, blocks), pipeline.vae, *words), negative
+    footage = Footage.joined([Footage.load(path) for path in blocks])
+    return phantom_clips(footage, pipeline.vae, *words), negative
 
 
 def _publish(folder: Path, options: Options, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,8 +51,3 @@ def latents(codec: PatchCodec, videos: NDArray[np.uint8]) -> list[Tensor]:
     for chunk in torch.from_numpy(videos).split(64):
         made += list(codec.encode(chunk.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).latent_dist.mode())
     return made
-
-
-def footage_of(folder: Path, blocks: int) -> Footage:
-    """Blocks of clips of a folder, from the first on."""
-    return Footage.joined([Footage.load(folder / f"train_{block:04d}.npz") for block in range(blocks)])

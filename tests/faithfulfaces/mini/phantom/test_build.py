@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from faithfulfaces.cli import app
 from faithfulfaces.mini.build import OutOfTimeError
 from faithfulfaces.mini.footage import Footage
-from faithfulfaces.mini.phantom.build import ABOUT, TRIAL, Options, build_phantom
+from faithfulfaces.mini.phantom.build import ABOUT, Options, build_phantom
 from ffbench.cli import app as ffbench_app
 from ffbench.embedded import FOLDER
 from ffbench.errors import UserError
@@ -33,7 +33,7 @@ def people(tmp_path_factory: pytest.TempPathFactory, clips: Footage) -> Path:
 
 @pytest.fixture(scope="module")
 def options(people: Path) -> Options:
-    return dataclasses.replace(TRIAL, footage=people, seeds=2)
+    return Options(footage=people, seeds=2, steps=2, videos=4)
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def test_footage_is_rendered_where_none_is_given(people: Path, clips: Footage, t
 def test_what_is_not_there_is_named_in_two_lines(options: Options, tmp_path: Path) -> None:
     for changes, match in (
         ({"base": tmp_path}, "has no transformer"),
-        ({"footage": tmp_path}, r"train_0000\.npz is not there"),
-        ({"blocks": 2}, r"train_0001\.npz is not there"),
+        ({"footage": tmp_path}, r"holds no train_0000\.npz"),
+        ({"videos": 7}, "Data.video_batch is 7, but there are only 6 clips"),
     ):
         with pytest.raises(UserError, match=match) as caught:
             build_phantom(tmp_path / "out", dataclasses.replace(options, **changes), str)  # type: ignore[arg-type]
@@ -116,8 +116,10 @@ def test_what_is_not_there_is_named_in_two_lines(options: Options, tmp_path: Pat
 @pytest.mark.slow
 def test_the_command_builds_what_table_5_takes(people: Path, tmp_path: Path) -> None:
     """Two trainings through the method's own process, scored, pooled, and formed again from their records."""
-    words = ["mini", "phantom", "--out", str(tmp_path / "phantom"), "--footage", str(people), "--trial", "--seeds", "2"]
-    done = CliRunner().invoke(app, words)
+    for number in range(3):  # a batch is of 16
+        shutil.copy(people / "train_0000.npz", tmp_path / f"train_{number:04d}.npz")
+    words = ["mini", "phantom", "--out", str(tmp_path / "phantom"), "--footage", str(tmp_path), "--seeds", "2"]
+    done = CliRunner().invoke(app, [*words, "--steps", "1"])
     assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "phantom")), done.output
     words = ["ablate", "table5", "--checkpoints", str(tmp_path), "--limit", "2", "--out", str(tmp_path / "runs")]
     done = CliRunner().invoke(ffbench_app, [*words, "--results", str(tmp_path / "results"), "--json"])
