@@ -38,7 +38,7 @@ def ablate(
     ] = None,
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder of them, as `faithfulfaces mini variants` makes; seeds are averaged."),
+        typer.Option(help="A folder of them, of `faithfulfaces mini variants` or `mini phantom`; seeds are averaged."),
     ] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Rows of table1 or table5.")] = None,
     setting: SetOption = None,
