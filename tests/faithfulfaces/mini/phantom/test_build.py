@@ -20,6 +20,7 @@ from faithfulfaces.mini.phantom.build import ABOUT, Options, build_phantom
 from ffbench.cli import app as ffbench_app
 from ffbench.embedded import FOLDER
 from ffbench.errors import UserError
+from tests.faithfulfaces import tiny_vace
 
 BASE = FOLDER / "base"
 
@@ -105,6 +106,7 @@ def test_footage_is_rendered_where_none_is_given(people: Path, clips: Footage, t
 def test_what_is_not_there_is_named_in_two_lines(options: Options, tmp_path: Path) -> None:
     for changes, match in (
         ({"base": tmp_path}, "has no transformer"),
+        ({"base": tiny_vace.write(tmp_path / "vace")}, "is not the mini world's"),
         ({"footage": tmp_path}, r"holds no train_0000\.npz"),
         ({"videos": 7}, "Data.video_batch is 7, but there are only 6 clips"),
     ):
