@@ -69,7 +69,6 @@ def build(plan: Plan, sources: Sequence[Source], *, retry: bool = False) -> Buil
         start = time.monotonic()
         with bar("clips", len(sources), "video", len(sources) - len(todo)) as shown:
             for done in outcomes(plan, todo):
-                journal.append(folder.journal, done.outcome.to_json())
                 lost = any(clip.verdict == "failed" for clip in done.outcome.clips)
                 failed += lost
                 shown.advance(failed=int(lost))

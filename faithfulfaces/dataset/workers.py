@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from faithfulfaces.dataset import journal
+from faithfulfaces.dataset.folder import Folder
 from faithfulfaces.dataset.records import ClipRecord, Outcome
 from faithfulfaces.dataset.settings import Settings
 from faithfulfaces.dataset.sources import Source, clip_key
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from faithfulfaces.dataset.clip import Analyst
 
 Stages = dict[str, tuple[int, float]]
+WORKER = "faithfulfaces.dataset.workers:ClipWorker"
 ONE = Engine("local", workers=1)
 """Never `here`: a crash would cost the build."""
 
@@ -43,7 +47,10 @@ class Done(NamedTuple):
 
 
 class ClipWorker:
-    """Opens the networks once, then looks at source after source. See `ffbench.engine.Worker`."""
+    """Opens the networks once, then looks at source after source. See `ffbench.engine.Worker`.
+
+    An outcome is in the journal, and on the disk, before it is handed back.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -54,7 +61,6 @@ class ClipWorker:
         import cv2
 
         from faithfulfaces.dataset.clip import Analyst
-        from faithfulfaces.dataset.folder import Folder
         from faithfulfaces.dataset.instruments import open_instruments
 
         plan = self._plan
@@ -68,9 +74,11 @@ class ClipWorker:
         self._analyst.timing.clear()
         signal.setitimer(signal.ITIMER_REAL, self._plan.timeout)
         try:
-            return Done(self._analyst.outcome(source), self._analyst.timing.stages())
+            done = Done(self._analyst.outcome(source), self._analyst.timing.stages())
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        journal.append(Folder(self._plan.root).journal, done.outcome.to_json())
+        return done
 
     def close(self) -> None:
         """Let go of the networks."""
@@ -78,7 +86,7 @@ class ClipWorker:
 
 
 def outcomes(plan: Plan, sources: Sequence[Source]) -> Iterator[Done]:
-    """Outcomes of all sources in the order in which they are done.
+    """Outcomes of all sources in the order in which they are done; each is in the journal.
 
     A source whose process dies or hangs is tried once more in a new process, since memory may have been short by
     another's fault; after the second death it is a failed record.
@@ -86,17 +94,31 @@ def outcomes(plan: Plan, sources: Sequence[Source]) -> Iterator[Done]:
     Raises:
         UserError: what the processes need is missing, or the disk is full: nothing can be done for any source.
     """
+    lines = Folder(plan.root).journal
+    news, written = journal.Follower(lines), {}
+    deque(news.news(), maxlen=0)  # of earlier commands
+
+    def finished(source: Source) -> Done | None:
+        for line in news.news():
+            outcome = Outcome.from_json(line)
+            written[outcome.source] = outcome
+        return Done(written[source.name], {}) if source.name in written else None
+
     job = Job(
-        "faithfulfaces.dataset.workers:ClipWorker",
+        WORKER,
         dataclasses.replace(plan, root=plan.root.absolute()),
         [Task(source._replace(path=source.path.absolute())) for source in sources],
         gpus=int(plan.engine.device == "cuda"),
+        finished=finished,
         deadly=True,
     )
     with open_pool(plan.engine) as pool:
         try:
             for result in pool.run([job]):
-                yield _lost(sources[result.task], result) if result.error else result.value
+                done = _lost(sources[result.task], result) if result.error else result.value
+                if result.error:
+                    journal.append(lines, done.outcome.to_json())
+                yield done
         except OSError as error:
             raise UserError(f"{plan.root} cannot be written: {error}", "make room; the same command goes on") from error
 

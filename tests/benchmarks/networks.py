@@ -1,10 +1,15 @@
 """ONNX Runtime against PyTorch for every large network of the protocols, and what each costs.
 
     python tests/benchmarks/networks.py [--batches 1,8,32] [--rounds N] [--json FILE]
+    python tests/benchmarks/networks.py --compile --batches 8 --threads 1 [--networks NAME,...]
 
 Architectures are the real ones with random weights; both runtimes get the same weights, the same pictures and all CPUs
 of this process. Forms alternate within a round, and medians over rounds are given. `folded` is the PyTorch network with
 each batch normalisation multiplied into the convolution before it.
+
+With --compile only the form in use, channels-last and folded, stands beside the same network through torch.compile, for
+the networks that run in PyTorch: what compiling takes, and from how many videos of 16 frames on that is paid back. With
+one thread times are CPU seconds of this process (for compiling, with its compilers'), which others' work moves less.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ from ffbench.extract.sixdrepnet import SixDRepNet
 
 ASSETS = Path(os.environ.get("FFBENCH_TEST_ASSETS", Path(__file__).parents[3] / "shared" / "assets"))
 PACK = ASSETS / "models" / "insightface" / "models" / "small_y1"
+FRAMES = 16
+"""Of a video, each with a face."""
 Forms = dict[str, Callable[[torch.Tensor], Any]]
 
 
@@ -44,16 +51,26 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--networks", help="only these, with commas between")
     given = parser.parse_args()
     # the exporter that needs no further package is called old
     warnings.simplefilter("ignore")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(given.threads)
     batches = [int(size) for size in given.batches.split(",")]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"  # what an earlier run compiled is no measure
         for name, (net, side) in _networks().items():
+            if name not in (given.networks or name).split(",") or (given.compile and isinstance(net, OnnxInTorch)):
+                continue
             print(name, file=sys.stderr, flush=True)
-            rows += _measure(name, net.eval().requires_grad_(False), side, batches, given.rounds, Path(folder))
+            net = net.eval().requires_grad_(False)
+            if given.compile:
+                rows += [_compiled(name, net, side, size, given.rounds) for size in batches]
+            else:
+                rows += _measure(name, net, side, batches, given.rounds, Path(folder))
     for row in rows:
         print(json.dumps(row))
     if given.json:
@@ -122,6 +139,45 @@ def _measure(
         least = {form: round(min(times), 1) for form, times in spent.items()}
         rows.append({**facts, "batch": size, "median_ms": medians, "least_ms": least, "relative_difference": apart})
     return rows
+
+
+def _compiled(name: str, net: torch.nn.Module, side: int, size: int, rounds: int) -> dict[str, Any]:
+    """The form in use and the compiled one in turns, and what compiling costs."""
+    last = torch.channels_last
+    plain = _folded(net).to(memory_format=last)
+    torch._dynamo.reset()
+    fast = torch.compile(plain, dynamic=False)
+    x = torch.rand(size, 3, side, side).contiguous(memory_format=last)
+    with torch.inference_mode():
+        want = plain(x)
+        begun, clock = _seconds(), time.perf_counter()
+        got = fast(x)
+        first, clock = _seconds() - begun, time.perf_counter() - clock
+        spent: dict[str, list[float]] = {"plain": [], "compiled": []}
+        for _ in range(rounds):
+            for form, run in (("plain", plain), ("compiled", fast)):
+                begun = _seconds()
+                run(x)
+                spent[form].append(_seconds() - begun)
+    ms = {form: round(1000 * statistics.median(times), 1) for form, times in spent.items()}
+    gain = (ms["plain"] - ms["compiled"]) / 1000 / size * FRAMES
+    compiling = first - statistics.median(spent["compiled"])
+    return {
+        "network": name,
+        "batch": size,
+        "median_ms": ms,
+        "least_ms": {form: round(1000 * min(times), 1) for form, times in spent.items()},
+        "times_faster": round(ms["plain"] / ms["compiled"], 3),
+        "relative_difference": float((got - want).abs().max() / want.abs().max()),
+        "compile_seconds": round(compiling, 1),
+        "compile_clock_seconds": round(clock, 1),
+        "paid_back_after_videos": round(compiling / gain) if gain > 0 else None,
+    }
+
+
+def _seconds() -> float:
+    """CPU seconds of this process and of those that it waited for; with several threads the clock's."""
+    return sum(os.times()[:4]) if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def _forms(net: torch.nn.Module, example: torch.Tensor, file: Path) -> Forms:

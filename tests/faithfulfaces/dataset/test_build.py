@@ -258,6 +258,32 @@ def test_killed_and_damaged_it_ends_as_if_undisturbed(made: Made, tmp_path: Path
         assert (folder.root / path.relative_to(made.folder.root)).read_bytes() == path.read_bytes(), path
 
 
+def test_a_worker_that_dies_behind_its_line_costs_nothing(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not say that it is done; nobody looks at the source again."""
+    (tmp_path / "mute.py").write_text(
+        "import os, signal\nfrom pathlib import Path\nfrom faithfulfaces.dataset.workers import ClipWorker\n"
+        "class Mute(ClipWorker):\n"
+        "    def do(self, source):\n"
+        "        with Path(__file__).with_name('log').open('a') as log:\n"
+        "            log.write(source.name + '\\n')\n"
+        "        done = super().do(source)\n"
+        "        if source.name == 'dies.mp4': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return done\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("faithfulfaces.dataset.workers.WORKER", "mute:Mute")
+    (tmp_path / "videos").mkdir()
+    for name in ("dies", "lives"):
+        red.film(tmp_path / "videos" / f"{name}.mp4", red.STILL)
+    done = build(Plan(settings=made.settings, root=tmp_path / "out"), find(tmp_path / "videos"))
+    assert (done.sources, done.failed) == (2, 0)
+    assert sorted((tmp_path / "log").read_text().split()) == ["dies.mp4", "lives.mp4"]
+    lines = Folder(tmp_path / "out").journal.read_text().splitlines()
+    assert sorted(json.loads(line)["source"] for line in lines) == ["dies.mp4", "lives.mp4"]
+
+
 BOMBS = ("bomb-1", "bomb-2", "bomb-3")
 
 
