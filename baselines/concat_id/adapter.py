@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from baselines.wan.loading import from_original, merged
 class ConcatID(FaceMethod):
     """The crop stands on a black canvas of the video's size; the record's notes say which stage the weights are of."""
 
-    def open_parser(self, path: Path, device: str) -> Any:
-        """SegFormer."""
+    def open_parser(self, path: Path, device: str, wanted: Mapping[str, str]) -> Any:
+        """SegFormer, of safetensors alone, so that no hash of it is known or needed."""
         return open_parser(path, device)
 
     def open_network(self, base: Path, checkpoint: Path) -> nn.Module:

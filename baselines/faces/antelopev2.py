@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.faces.pinned import SCRFD, check
+from baselines.faces.pinned import check
 from ffbench.contract import Runtime
 
 FILE = "antelopev2/scrfd_10g_bnkps.onnx"
@@ -40,7 +40,7 @@ class Detector:
         return Face(boxes[index, :4], points[index])
 
 
-def open_detector(runtime: Runtime, file: str = FILE, sha256: str = SCRFD) -> Detector:
+def open_detector(runtime: Runtime, file: str, sha256: str) -> Detector:
     """Load the detector from the weights folder.
 
     Args:
@@ -52,7 +52,7 @@ def open_detector(runtime: Runtime, file: str = FILE, sha256: str = SCRFD) -> De
         UserError: the file is missing, or another one.
     """
     path = Path(runtime.weights_dir, file)
-    check({path: sha256}, "ffbench weights pull antelopev2")
+    check({path: sha256}, "ffbench weights pull antelopev2; a detector of your own: pins in docs/methods.md")
     from insightface.model_zoo import get_model
 
     on_gpu = runtime.device.startswith("cuda")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from baselines.faces.antelopev2 import Detector, Face, open_detector
+from baselines.faces.antelopev2 import FILE, Detector, Face, open_detector
+from baselines.faces.pinned import SCRFD, own
 from baselines.wan.latents import pixels
 from baselines.wan.loading import expect
 from baselines.wan.networks import load_networks
@@ -20,6 +21,7 @@ from baselines.wan.pictures import read
 from baselines.wan.sampling import euler, noise, text_guided
 from baselines.wan.settings import Sampling, choice, place
 from ffbench.contract import Output, Request, Runtime
+from ffbench.errors import UserError
 from ffbench.records import Reference, Scalar
 
 REFERENCES = ("face", "as-is")
@@ -28,6 +30,9 @@ REFERENCES = ("face", "as-is")
 
 class FaceMethod(ABC):
     """Makes one video a request, of the face of the first reference, by Euler steps with guidance on the text."""
+
+    published: Mapping[str, str] = {FILE: SCRFD}
+    """Files of face networks below the weights folder -> sha256."""
 
     def __init__(self, settings: Mapping[str, Scalar]) -> None:
         self._settings = settings
@@ -40,8 +45,8 @@ class FaceMethod(ABC):
         self._known: dict[str, tuple[Tensor, dict[str, Scalar]]] = {}
 
     @abstractmethod
-    def open_parser(self, path: Path, device: str) -> Any:
-        """The network that tells a face from what is around it."""
+    def open_parser(self, path: Path, device: str, wanted: Mapping[str, str]) -> Any:
+        """The network that tells a face from what is around it; `wanted` are the hashes of `published`, or a user's."""
 
     @abstractmethod
     def open_network(self, base: Path, checkpoint: Path) -> nn.Module:
@@ -68,10 +73,14 @@ class FaceMethod(ABC):
         import torch
 
         if self._cuts:
-            self._detector = open_detector(runtime)
-            self._parser = self.open_parser(place(self._settings, "parser", runtime), runtime.device)
+            pins = str(self._settings["pins"])
+            wanted = own(Path(runtime.weights_dir), self.published, pins) if pins else self.published
+            self._detector = open_detector(runtime, FILE, wanted[FILE])
+            self._parser = self.open_parser(place(self._settings, "parser", runtime), runtime.device, wanted)
         base, checkpoint = place(self._settings, "base", runtime), place(self._settings, "checkpoint", runtime)
         expect(base, "transformer", {"in_channels": 16, "out_channels": 16, "image_dim": None})
+        if checkpoint.is_dir():
+            raise UserError(f"the checkpoint {checkpoint} is a folder", "--set checkpoint=FILE, the one that it holds")
         with checkpoint.open("rb") as stream:
             self._notes["sha256 checkpoint"] = hashlib.file_digest(stream, "sha256").hexdigest()
         network = self.open_network(base, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,23 @@ from torch import Tensor, nn
 
 from baselines.faces.antelopev2 import Face
 from baselines.faces.method import FaceMethod
+from baselines.faces.pinned import BISENET
 from baselines.standin.faces import SIDE, crop, on_white, open_parser
 from baselines.standin.network import StandInNetwork
 from baselines.wan.loading import load_transformer, read_tensors
 from baselines.wan.pictures import fit_on_white
 
+PARSER = "facexlib/parsing_bisenet.pth"
+
 
 class StandIn(FaceMethod):
     """The crop is 512x512 whatever the video's size, on white; low-rank weights act on its path alone."""
 
-    def open_parser(self, path: Path, device: str) -> Any:
+    published: Mapping[str, str] = {**FaceMethod.published, PARSER: BISENET}
+
+    def open_parser(self, path: Path, device: str, wanted: Mapping[str, str]) -> Any:
         """BiSeNet."""
-        return open_parser(path, device)
+        return open_parser(path, device, wanted[PARSER])
 
     def open_network(self, base: Path, checkpoint: Path) -> nn.Module:
         """Wan's transformer of the base with Stand-In's weights beside it."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.faces.antelopev2 import Face
-from baselines.faces.pinned import BISENET, check
+from baselines.faces.pinned import check
 from baselines.wan.loading import DAMAGE, line, read_tensors
 from ffbench.errors import UserError
 
@@ -48,11 +48,11 @@ def on_white(picture: NDArray[np.uint8], parser: Any) -> NDArray[np.uint8]:
     return np.where((labels == BACKGROUND)[..., None], np.uint8(255), picture)
 
 
-def open_parser(file: Path, device: str, sha256: str = BISENET) -> Any:
+def open_parser(file: Path, device: str, sha256: str) -> Any:
     """BiSeNet of facexlib with the weights of a file of that hash.
 
     Raises:
-        UserError: facexlib is not installed, or the file is not the published one.
+        UserError: facexlib is not installed, or the file is not the expected one.
     """
     try:
         from facexlib.parsing.bisenet import BiSeNet
@@ -61,7 +61,8 @@ def open_parser(file: Path, device: str, sha256: str = BISENET) -> Any:
             f"standin parses faces with facexlib, which cannot be imported: {line(error)}",
             "pip install facexlib, or give references that are crops on white and --set reference=as-is",
         ) from error
-    check({file: sha256}, "give facexlib's parsing_bisenet.pth (its release v0.2.0)")
+    fix = "give facexlib's parsing_bisenet.pth (its release v0.2.0); one of your own: pins in docs/methods.md"
+    check({file: sha256}, fix)
     parser = BiSeNet(num_class=19)
     try:
         parser.load_state_dict(read_tensors(file))

@@ -22,14 +22,12 @@ from baselines.concat_id import faces
 from baselines.concat_id.adapter import ConcatID
 from baselines.concat_id.network import ConcatIDNetwork, split
 from baselines.faces.antelopev2 import Face, open_detector
+from baselines.faces.pinned import SCRFD
 from baselines.wan.rotary import grid, rotary
 from ffbench.cards import card_gaps
 from ffbench.contract import RefusedError, Runtime
 from ffbench.errors import UserError
-from ffbench.generate import GenerateOptions, generate
 from ffbench.methods import card, find
-from ffbench.records import Case
-from ffbench.suites import Suite
 from tests.baselines import tiny_wan
 from tests.baselines.plain_wan import PlainWan, cells
 
@@ -226,14 +224,14 @@ def test_people_differ_and_come_back_the_same(world: dict[str, Any]) -> None:
 
 
 def test_generate_makes_a_video_of_each_case(world: dict[str, Any], tmp_path: Path) -> None:
-    ann, root = world["references"][0], world["root"]
-    real = type(ann)(ann.path, hashlib.sha256(Path(ann.path).read_bytes()).hexdigest())
-    suite = Suite("mine", "1", "for tests", (Case("mine", "1", "ann-p0", "ann", (real,), "p0", "a person boxes"),))
-    chosen = {**tiny_wan.SIZE, "base": root / "base", "checkpoint": root / "first_stage.pt", "reference": "as-is"}
-    options = GenerateOptions(settings=tuple(f"{key}={value}" for key, value in chosen.items()))
-    summary = generate(suite, "concat_id", tmp_path, options)
-    log = "\n".join(path.read_text("utf-8", "replace") for path in summary.run.root.rglob("*.log"))
-    assert (summary.ok, summary.failed, summary.refused) == (1, 0, 0), log
+    folders: dict[str, Any] = {
+        "base": world["root"] / "base",
+        "checkpoint": world["root"] / "first_stage.pt",
+        "reference": "as-is",
+    }
+    ann, bob = world["references"]
+    notes = tiny_wan.generated("concat_id", tmp_path, ann, folders, bob).provenance["notes"]
+    assert notes["sha256 checkpoint"] == hashlib.sha256(folders["checkpoint"].read_bytes()).hexdigest()
 
 
 def test_what_the_second_stage_adds_is_told_from_the_rest() -> None:
@@ -265,6 +263,7 @@ def test_weights_of_another_base_are_refused(world: dict[str, Any], break_it: An
     [
         ({"base": "absent"}, "the base absent is not on this machine"),
         ({"checkpoint": "absent.pt"}, "the checkpoint absent.pt is not on this machine"),
+        ({"checkpoint": "."}, "the checkpoint . is a folder"),
         ({"reference": "guess"}, "no reference 'guess'"),
         ({"height": 40}, "height = 40 is no multiple of 16"),
         ({"reference": "face"}, "scrfd_10g_bnkps.onnx is not on this machine"),
@@ -453,4 +452,4 @@ def test_the_largest_real_face_is_found_and_cut(assets: Path, parser_folder: Pat
     expected = face_align.norm_crop(portrait, face.points, image_size=448).astype(int)
     assert np.abs(faces.aligned(portrait, face) - expected).max() <= 1 and expected.std() > 20
     with pytest.raises(UserError, match="has sha256"):
-        open_detector(Runtime("cpu", str(assets)), file)
+        open_detector(Runtime("cpu", str(assets)), file, SCRFD)

@@ -15,16 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines.faces.antelopev2 import Face
+from baselines.faces.pinned import BISENET
 from baselines.standin import faces
 from baselines.standin.adapter import StandIn
 from baselines.standin.network import StandInNetwork
 from ffbench.cards import card_gaps
 from ffbench.contract import Runtime
 from ffbench.errors import UserError
-from ffbench.generate import GenerateOptions, generate
 from ffbench.methods import card, find
-from ffbench.records import Case
-from ffbench.suites import Suite
 from tests.baselines import tiny_wan
 from tests.baselines.plain_wan import PlainWan, cells
 
@@ -205,15 +203,14 @@ def test_people_differ_and_come_back_the_same(world: dict[str, Any]) -> None:
 
 
 def test_generate_makes_a_video_of_each_case(world: dict[str, Any], tmp_path: Path) -> None:
-    ann = world["references"][0]
-    real = type(ann)(ann.path, hashlib.sha256(Path(ann.path).read_bytes()).hexdigest())
-    suite = Suite("mine", "1", "for tests", (Case("mine", "1", "ann-p0", "ann", (real,), "p0", "a person boxes"),))
-    root = world["root"]
-    chosen = {**tiny_wan.SIZE, "base": root / "base", "checkpoint": root / "standin.ckpt", "reference": "as-is"}
-    options = GenerateOptions(settings=tuple(f"{key}={value}" for key, value in chosen.items()))
-    summary = generate(suite, "standin", tmp_path, options)
-    log = "\n".join(path.read_text("utf-8", "replace") for path in summary.run.root.rglob("*.log"))
-    assert (summary.ok, summary.failed, summary.refused) == (1, 0, 0), log
+    folders: dict[str, Any] = {
+        "base": world["root"] / "base",
+        "checkpoint": world["root"] / "standin.ckpt",
+        "reference": "as-is",
+    }
+    ann, bob = world["references"]
+    notes = tiny_wan.generated("standin", tmp_path, ann, folders, bob).provenance["notes"]
+    assert notes["sha256 checkpoint"] == hashlib.sha256(folders["checkpoint"].read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -238,6 +235,7 @@ def test_weights_of_another_base_are_refused(world: dict[str, Any], break_it: An
     [
         ({"base": "absent"}, "the base absent is not on this machine"),
         ({"checkpoint": "absent.ckpt"}, "the checkpoint absent.ckpt is not on this machine"),
+        ({"checkpoint": "."}, "the checkpoint . is a folder"),
         ({"reference": "guess"}, "no reference 'guess'"),
         ({"num_frames": 6}, "num_frames = 6 is not 4 k"),
         ({"reference": "face"}, "scrfd_10g_bnkps.onnx is not on this machine"),
@@ -329,7 +327,7 @@ def test_the_real_parser_loads_its_own_weights_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not fit BiSeNet"):
         faces.open_parser(other, "cpu", hashes[other])
     with pytest.raises(UserError, match="has sha256"):
-        faces.open_parser(true, "cpu")
+        faces.open_parser(true, "cpu", BISENET)
 
 
 def test_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -337,5 +335,5 @@ def test_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setitem(sys.modules, "facexlib.parsing.bisenet", None)
     with pytest.raises(UserError, match="facexlib") as caught:
-        faces.open_parser(tmp_path / "parsing.pth", "cpu")
+        faces.open_parser(tmp_path / "parsing.pth", "cpu", BISENET)
     assert "reference=as-is" in caught.value.fix and len(str(caught.value).splitlines()) == 2

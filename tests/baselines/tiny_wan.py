@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,14 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from typer.testing import CliRunner
 
+from ffbench.cli import app
 from ffbench.contract import Request, Runtime
 from ffbench.errors import UserError
-from ffbench.generate import GenerateOptions, generate
 from ffbench.methods import METHODS, find
-from ffbench.records import Case, Generation, Reference
-from ffbench.suites import Suite
+from ffbench.records import Case, Generation, Reference, from_json
+from ffbench.video import read_clip
 from tests.faithfulfaces.tiny_vace import WORDS, landscape, portrait, tokenizer
 
 SIZE = {"width": 32, "height": 16, "num_frames": 5, "steps": 3, "dtype": "float32"}
@@ -284,13 +284,31 @@ class Restated:
         return made
 
 
-def generated(method: str, root: Path, reference: Reference, folders: dict[str, object]) -> Generation:
-    """The record of one case that `ffbench generate` has made, in the method's own process."""
-    sha256 = hashlib.sha256(Path(reference.path).read_bytes()).hexdigest()
-    case = request(Reference(reference.path, sha256)).case
-    chosen = tuple(f"{key}={value}" for key, value in {**SIZE, **folders}.items())
-    summary = generate(Suite("s", "1", "for tests", (case,)), method, root, GenerateOptions(settings=chosen))
-    log = "\n".join(path.read_text("utf-8", "replace") for path in summary.run.root.rglob("*.log"))
-    assert (summary.ok, summary.failed, summary.refused) == (1, 0, 0), log
-    (record,) = summary.run.generations().values()
-    return record
+def generated(
+    method: str, root: Path, reference: Reference, folders: Mapping[str, object], *others: Reference
+) -> Generation:
+    """The record of the case of `reference` that the command `ffbench generate` has made, in the method's own process.
+
+    It makes one case of each of the `others` too, which get videos of their own.
+    """
+    references = (reference, *others)
+    table = root / "people.jsonl"
+    words = {"prompt_id": "p", "prompt": "a person boxes"}
+    people = [{"identity": Path(r.path).stem, "reference": r.path, **words} for r in references]
+    table.write_text("".join(f"{json.dumps(person)}\n" for person in people))
+    chosen = [word for key, value in {**SIZE, **folders}.items() for word in ("--set", f"{key}={value}")]
+    done = CliRunner().invoke(
+        app, ["generate", "--method", method, "--suite", str(table), "--out", str(root / "runs"), *chosen]
+    )
+    logs = "\n".join(path.read_text("utf-8", "replace") for path in root.rglob("*.log"))
+    assert f"{len(references)} ok, 0 failed, 0 refused" in done.output, (done.output, done.exception, logs)
+    (run,) = (root / "runs").glob(f"*/{method}")
+    records = [from_json(Generation, line) for line in (run / "generations.jsonl").read_text("utf-8").splitlines()]
+    for record in records:
+        clip = read_clip(run / record.video, ["all"])
+        size = record.settings["width"], record.settings["height"]
+        dropped = record.provenance["notes"].get("dropped_frames", 0)
+        assert (clip.num_frames, clip.size) == (record.settings["num_frames"] - dropped, size)
+        assert clip.fps == pytest.approx(record.settings["fps"] if clip.num_frames > 1 else 0)
+    assert len({record.video_sha256 for record in records}) == len(references)
+    return next(record for record in records if record.case_id.startswith(Path(reference.path).stem))
