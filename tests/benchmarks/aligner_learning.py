@@ -99,7 +99,7 @@ def main() -> None:
             told.append(_measured(trainer, strangers, recent, _since(began), shuffles))
     if trainer.pairs is not None:
         trainer.pairs.close()
-    options = {name: str(value) for name, value in vars(args).items()}
+    options = {name: str(value) for name, value in vars(args).items() if not isinstance(value, Path)}
     (args.out / "learning.json").write_text(json.dumps({"options": options, "steps": told}, indent=1) + "\n", "utf-8")
 
 
