@@ -87,7 +87,9 @@ def load_model(folder: Path) -> tuple[ModelConfig, Parts]:
         UserError: naming the file or field that is missing, unknown, damaged or of another shape.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no FaithfulFaces checkpoint folder {folder}", "give a folder of save_pretrained")
+        raise UserError(
+            f"there is no FaithfulFaces checkpoint folder {folder}", "give that of a finished run or of save_pretrained"
+        )
     config = _read_config(folder / CONFIG)
     lora = read_lora(folder / LORA).weights if (folder / LORA).is_file() else None
     if config.aligner is None:

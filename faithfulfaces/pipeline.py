@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -70,6 +71,9 @@ class Sampling:
             raise UserError(f"text_tokens = {self.text_tokens} is below 1", "give text_tokens such as 512")
         if self.steps < 1:
             raise UserError(f"steps = {self.steps} is below 1", "give steps such as 50")
+        for field in ("guidance", "scale"):
+            if not math.isfinite(getattr(self, field)):
+                raise UserError(f"{field} = {getattr(self, field)} is no finite number", f"give {field} such as 1")
         if not 0 < self.flow_shift < float("inf"):
             raise UserError(f"flow_shift = {self.flow_shift} is not above 0", "give flow_shift such as 16")
         if not 0 <= self.euler_noise_degrees < 180:

@@ -140,7 +140,9 @@ class ShardClips:
     def __init__(self, folder: Path, image_size: int) -> None:
         paths = sorted(folder.glob("*.tar"))
         if not paths:
-            raise UserError(f"no shards (*.tar) in {folder}", "give the folder that holds them (--shards, Data.shards)")
+            raise UserError(
+                f"no shards (*.tar) in {folder}", "give their folder: --shards, or the recipe's Data.shards"
+            )
         self.image_size = image_size
         self.identities: list[str] = []
         self.references: list[int] = []

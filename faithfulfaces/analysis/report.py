@@ -114,6 +114,8 @@ def read(folder: Path) -> Analysis:
         UserError: where it is missing or damaged.
     """
     path = folder / REPORT
+    if not path.is_file():
+        raise UserError(f"{path} is not there", _AGAIN)
     try:
         plain = json.loads(path.read_text("utf-8"))
         if plain.pop("format") != FORMAT:

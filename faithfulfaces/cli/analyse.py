@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 def analyse(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run of faithfulfaces train, or a checkpoint.")],
     shards: Annotated[
-        Path | None, typer.Option(help="Folder of shards (*.tar), best of people not trained on; or mini footage.")
+        Path | None,
+        typer.Option(help="Folder of shards (*.tar), best of people not trained on, or of `mini build`'s footage."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of pictures, JSON and CSV.")] = None,
-    faces: Annotated[int, typer.Option(min=1, help="Faces that are looked at, at most.")] = 20_000,
-    people: Annotated[int, typer.Option(min=2, help="People of the map of identities.")] = 7,
-    poses: Annotated[int, typer.Option(min=2, help="Faces of each of them.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Folder that pictures, JSON and CSV go to.")] = None,
+    faces: Annotated[int, typer.Option(min=1, help="How many faces to look at, at most.")] = 20_000,
+    people: Annotated[int, typer.Option(min=2, help="People on the map of identities.")] = 7,
+    poses: Annotated[int, typer.Option(min=2, help="Faces of each of these people.")] = 8,
     permutations: Annotated[int, typer.Option(min=1, help="Shuffles of the poses, as a control.")] = 999,
-    seed: Annotated[int, typer.Option(help="Of draws and shuffles.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of draws and shuffles.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Look into a trained aligner: dictionary by pose (Fig. 7), map of identities (Fig. 6), loss (Fig. 10).
 

@@ -30,22 +30,20 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def callback() -> None:
-    """FaithfulFaces: train the reference model, sample from it, look into it."""
-
-
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Option(help="paper_vace14b, vace1_3b, aligner_only, mini_base, mini, debug, or FILE.py:FUNC.")
+        str, typer.Option(help="paper_vace14b, vace1_3b, aligner_only, mini_base, mini, debug, or FILE.py:FUNCTION.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; only --dry-run needs none.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; needs no weights, data or GPU.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
 ) -> None:
-    """Train; under torchrun on many GPUs. A recipe is the whole configuration: write your own as FILE.py:FUNCTION."""
+    """Train a recipe: a function that returns the whole configuration, one of ours or your own.
+
+    On several GPUs: torchrun --nproc-per-node N -m faithfulfaces.train --recipe RECIPE --out DIR
+    """
     from faithfulfaces.recipes import recipe as find
 
     config = find(recipe)
@@ -55,6 +53,8 @@ def train(
         made = plan(config)
         typer.echo(json.dumps(made.to_json(), indent=1) if as_json else render(made))
         return
+    if as_json:
+        raise UserError("--json prints the plan of --dry-run alone", "add --dry-run, or leave it out")
     if out is None:
         raise UserError("no --out", "name a folder for the run: --out runs/first")
     from faithfulfaces.runs import run

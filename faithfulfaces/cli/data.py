@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 data_app = typer.Typer(
     help="Training data from raw videos: filter by pose, caption, review, shards.", no_args_is_help=True
 )
-Root = Annotated[Path, typer.Argument(help="Folder of the build (--out of `data build`).", show_default=False)]
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the build: --out of `data build`.")]
 
 
 class Measure(StrEnum):
@@ -35,19 +35,18 @@ class Where(StrEnum):
     ray = "ray"
 
 
-@data_app.callback()
-def callback() -> None:
-    """Training data from raw videos: filter by pose, caption, review, shards."""
-
-
 @data_app.command()
 def build(
-    videos: Annotated[Path, typer.Option(help="Folder of videos, or a text file of a path a line.")],
+    videos: Annotated[Path, typer.Option(help="Folder of videos, or a text file with a path in each line.")],
     out: Annotated[Path, typer.Option(help="Folder of the build; the same command goes on after a kill.")],
-    settings: Annotated[Path | None, typer.Option(help="TOML or JSON of settings (docs/dataset.md).")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="TOML or JSON, see docs/dataset.md.", show_default="the paper's")
+    ] = None,
     engine: Annotated[Where, typer.Option(help="Processes of this machine, or actors of a Ray cluster.")] = Where.local,
-    workers: Annotated[int, typer.Option(help="How many; 0: one for each GPU, or the engine's own.", min=0)] = 1,
-    address: Annotated[str, typer.Option(help="Of a Ray cluster that stands; one of this machine without.")] = "",
+    workers: Annotated[int, typer.Option(help="How many; 0: as many as GPUs, or as the engine chooses.", min=0)] = 1,
+    address: Annotated[
+        str, typer.Option(help="Address of a running Ray cluster.", show_default="starts one here")
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu; cuda: a GPU for each worker; cuda:N: one for all.")] = "cpu",
     retry: Annotated[bool, typer.Option("--retry", help="Look again at clips that crashed, hung or failed.")] = False,
 ) -> None:
@@ -82,9 +81,9 @@ def calibrate(
     root: Root,
     labels: Annotated[Path, typer.Option(help="CSV with the columns clip and qualified (1 or 0).")],
     picture: Annotated[Path | None, typer.Option(help="Where to draw ROC, precision and recall: SVG or PNG.")] = None,
-    measure: Annotated[Measure, typer.Option(help="Which variation: Eq. 8, or one that bad frames decide less.")] = (
-        Measure.range
-    ),
+    measure: Annotated[
+        Measure, typer.Option(help="Variation to judge by: Eq. 8, or two that bad frames sway less.")
+    ] = (Measure.range),
 ) -> None:
     """Find the threshold of the pose variation from manual labels; prints JSON."""
     from faithfulfaces.dataset.calibrate import picture as draw
@@ -114,7 +113,9 @@ def stats(root: Root) -> None:
 @data_app.command()
 def verify(
     root: Root,
-    videos: Annotated[Path | None, typer.Option(help="The sources: are they what they were?")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="The build's --videos: also check that they have not changed.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode the videos in the shards.")] = False,
 ) -> None:
     """Check that manifest and shards agree and that everything can be read; exit code 1 where not."""
@@ -136,8 +137,8 @@ def verify(
 @data_app.command()
 def sample(
     root: Root,
-    count: Annotated[int, typer.Option(help="Clips; the paper drew 2000.", min=1)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    count: Annotated[int, typer.Option(help="How many clips; the paper drew 2000.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
 ) -> None:
     """Draw clips that passed detection, to be labelled for `calibrate`; prints CSV without their angles."""
     from faithfulfaces.dataset.calibrate import draw_clips

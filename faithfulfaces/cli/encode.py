@@ -12,7 +12,9 @@ def encode(
     shards: Annotated[Path, typer.Option(help="Folder of shards (*.tar) with videos.")],
     base: Annotated[Path, typer.Option(help="VACE folder in diffusers' layout: its VAE and text encoder are used.")],
     out: Annotated[Path, typer.Option(help="Folder of the shards that the trainer reads.")],
-    recipe: Annotated[str, typer.Option(help="Whose frame size, prompt length and dtype count.")] = "paper_vace14b",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe whose frame size, prompt length and dtype count.")
+    ] = "paper_vace14b",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; under torchrun each process has its own.")] = "cpu",
 ) -> None:
     """Encode videos, references and prompts once, before training. The same command goes on after an interruption."""

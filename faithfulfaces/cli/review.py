@@ -10,7 +10,7 @@ import typer
 
 from ffbench.errors import UserError
 
-Root = Annotated[Path, typer.Argument(help="Folder of the build (--out of `data build`).", show_default=False)]
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the build: --out of `data build`.")]
 
 
 class Show(StrEnum):
@@ -23,9 +23,11 @@ class Show(StrEnum):
 def caption(
     root: Root,
     model: Annotated[str, typer.Option(help="Name of the model at --endpoint, or a folder of Qwen2.5-VL.")],
-    endpoint: Annotated[str, typer.Option(help="Server with the OpenAI chat interface, up to /v1.")] = "",
-    frames: Annotated[int, typer.Option(help="Frames of a clip that the model sees.")] = 8,
-    workers: Annotated[int, typer.Option(help="Clips at a time; a model on this machine takes one.")] = 8,
+    endpoint: Annotated[
+        str, typer.Option(help="Address of a server with OpenAI's chat interface, up to /v1.", show_default="none")
+    ] = "",
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip that the model sees.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Clips at a time; a model on this machine takes one.")] = 8,
     retry: Annotated[bool, typer.Option("--retry", help="Ask again about clips that failed.")] = False,
 ) -> None:
     """Describe every qualified clip that has no caption yet; the same command goes on after a kill."""
@@ -65,8 +67,10 @@ def review(
         Show, typer.Option(help="all: also clips that the pose rejected; needs --videos.")
     ] = Show.qualified,
     videos: Annotated[Path | None, typer.Option(help="Videos of the build, to cut rejected clips from.")] = None,
-    clips: Annotated[Path | None, typer.Option(help="Only these: CSV of `data sample`; needs --videos.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Labels for calibration: angles and verdict unseen.")] = False,
+    clips: Annotated[
+        Path | None, typer.Option(help="Only the clips of this CSV of `data sample`; needs --videos.")
+    ] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Hide angles and verdict, for labels of calibration.")] = False,
     port: Annotated[int, typer.Option(help="Port of this machine; 0 for any.", min=0, max=65535)] = 8765,
 ) -> None:
     """Label, mend and judge clips in the browser: a page for this machine alone, until Ctrl-C."""

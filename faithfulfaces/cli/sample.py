@@ -32,30 +32,50 @@ class Precision(enum.StrEnum):
     float32 = "float32"
 
 
+def _else(value: str) -> str:
+    """What a help text says in place of a default."""
+    return f"the checkpoint's, else {value}"
+
+
 def sample(
     checkpoint: Annotated[str, typer.Option(help="Folder of a finished run or of save_pretrained, or a Hub name.")],
     image: Annotated[Path, typer.Option(help="Photograph; its largest face counts.")],
-    prompt: Annotated[str, typer.Option(help="What happens.")],
-    out: Annotated[Path, typer.Option(help="The video, FILE.mp4.")],
-    base: Annotated[str, typer.Option(help="VACE folder in diffusers' layout; default: the checkpoint's.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Of the sampler.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="4 k + 1.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="On the text.")] = None,
-    flow_shift: Annotated[float | None, typer.Option(help="Timestep shift of the sampler.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What is to be avoided.")] = None,
-    scale: Annotated[float | None, typer.Option(help="Factor on the prior.")] = None,
-    no_aligner: Annotated[bool, typer.Option("--no-aligner", help="Leave the prior S out.")] = False,
-    no_euler: Annotated[bool, typer.Option("--no-euler", help="Leave the Euler embedding out.")] = False,
-    euler_noise_degrees: Annotated[float | None, typer.Option(help="Spoil each angle by up to this.")] = None,
-    faces: Annotated[FaceChoice, typer.Option(help="How faces are read.")] = FaceChoice.checkpoint,
+    prompt: Annotated[str, typer.Option(help="What happens in the video.")],
+    out: Annotated[Path, typer.Option(help="Where the video goes: FILE.mp4.")],
+    base: Annotated[
+        str, typer.Option(help="VACE folder in diffusers' layout.", show_default="the one it was trained on")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.", show_default=_else("50"))] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.", show_default=_else("832"))] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.", show_default=_else("480"))] = None,
+    num_frames: Annotated[int | None, typer.Option(help="4 k + 1, such as 49.", show_default=_else("81"))] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strongly the text guides; 1: not at all.", show_default=_else("5"))
+    ] = None,
+    flow_shift: Annotated[
+        float | None, typer.Option(help="Timestep shift of the sampler.", show_default=_else("16"))
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What the video should not show.", show_default=_else("Wan's"))
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Factor on what the aligner says of the person.", show_default=_else("1"))
+    ] = None,
+    no_aligner: Annotated[bool, typer.Option("--no-aligner", help="Leave out what the aligner says.")] = False,
+    no_euler: Annotated[bool, typer.Option("--no-euler", help="Let the aligner not know the pose.")] = False,
+    euler_noise_degrees: Annotated[
+        float | None, typer.Option(help="Spoil each angle of the pose by up to this.", show_default=_else("0"))
+    ] = None,
+    faces: Annotated[
+        FaceChoice,
+        typer.Option(help="Face detector and pose network; weightless: coarse ones that need no download."),
+    ] = FaceChoice.checkpoint,
     fps: Annotated[float, typer.Option(min=0.01, max=1000, help="Frames a second of the file.")] = 16.0,
-    dtype: Annotated[Precision, typer.Option(help="Of the base.")] = Precision.bfloat16,
+    dtype: Annotated[Precision, typer.Option(help="Number format of the base.")] = Precision.bfloat16,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
-    """Make one video of the person of a photograph. What is not given is as the checkpoint says."""
+    """Make one video of the person on a photograph."""
     from faithfulfaces.backbone import DTYPES, load_vace
     from faithfulfaces.config import WEIGHTLESS_FACES, Faces
     from faithfulfaces.faces import open_faces
@@ -108,7 +128,7 @@ def _picture(path: Path) -> NDArray[uint8]:
     from ffbench.image import ImageError, read_image
 
     if not path.is_file():
-        raise UserError(f"--image {path} is not there", "give a JPEG or PNG photograph")
+        raise UserError(f"--image {path} is no file", "give a JPEG or PNG photograph")
     try:
         return read_image(path)
     except (ImageError, OSError) as error:

@@ -77,7 +77,8 @@ def torch_device(device: str) -> str:
         raise UserError(f"there is no device {device!r}", "use cpu, cuda or cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"PyTorch finds no {device}: it sees {torch.cuda.device_count()} GPUs", "choose --device cpu, or see doctor"
+            f"PyTorch finds no {device}: it sees {torch.cuda.device_count()} GPUs",
+            "choose --device cpu; ffbench doctor tells why",
         )
     return device
 

@@ -101,6 +101,9 @@ def build_phantom(out: Path, options: Options, say: Say) -> list[Path]:
         UserError: where base or footage lack something, or a training was begun with another recipe.
         OutOfTimeError: the budget is spent; the same call goes on.
     """
+    # before footage is rendered, which takes long
+    if not (options.base / "transformer").is_dir():
+        raise UserError(f"the base {options.base} holds no transformer", "give a VACE folder in diffusers' layout")
     watch = say, time.monotonic() + 60 * options.minutes
     blocks = _footage(out, options, watch)
     held = []

@@ -162,6 +162,8 @@ def test_bad_input_of_analyse_is_two_lines(command: Command, run: Path, shards: 
     to = ("--shards", shards, "--out", tmp_path / "out")
     refused(command("analyse", tmp_path / "none", *to), "none")
     refused(command("analyse", run, "--shards", tmp_path, "--out", tmp_path / "out"), "no shards", str(tmp_path))
+    refused(command("analyse", run), "analysis.json is not there", "--shards")
+    refused(command("analyse", run, *to, "--seed", -1), "--seed")
     copy = tmp_path / "copy/checkpoints/step_0000004"
     copy.mkdir(parents=True)
     for file in (run / "checkpoints/step_0000004").iterdir():

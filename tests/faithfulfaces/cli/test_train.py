@@ -103,6 +103,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(command: Comm
     assert "Optim.lr" in told[1]
 
 
+def test_json_is_of_the_plan_alone(command: Command, tmp_path: Path) -> None:
+    refused(command("train", "--recipe", "debug", "--out", tmp_path / "run", "--json"), "--json", "--dry-run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_where_the_run_should_be_is_two_lines(command: Command, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     made = recipe(tmp_path, "replace(debug, base=None, lora=None, steps=1)")
