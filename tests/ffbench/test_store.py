@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,7 @@ def test_a_shard_puts_its_own_workers_away_and_no_others(tmp_path: Path) -> None
         two.by_worker("two").append_generations([generation(2)])
         with one.lock():
             one.by_worker("one").append_generations([generation(1)])
+            assert [record.case_id for record in one.new_generations().values()] == ["c1"]
         assert len(list(tmp_path.glob("generations.*-1-of-2.jsonl"))) == 1
         assert len(list(tmp_path.glob("generations.*-2-of-2.wtwo.jsonl"))) == 1
     assert [name.partition("-")[2] for name in names(tmp_path)] == ["2-of-2.jsonl", "1-of-2.jsonl"]
@@ -238,16 +240,16 @@ def test_lines_that_are_moved_while_somebody_reads_are_read(tmp_path: Path, monk
     with Run(tmp_path).lock():
         pass
     killed(Run(tmp_path), *map(generation, range(5, 9)), generation(0, status="failed", error="again"))
-    read, moved = store.from_json, []
+    read, moved = store._read, []
 
-    def from_json(cls: type[Generation], line: str) -> Generation:
-        if not moved:  # the reader has begun the main file; the next command begins just now
-            moved.append(1)
+    def read_file(path: Path, cls: type[Generation]) -> Generator[Generation, None, bool]:
+        if path.name != "generations.jsonl" and not moved:  # the reader is through with the main file
+            moved.append(path)
             with Run(tmp_path).lock():
                 assert names(tmp_path) == ["generations.jsonl"]
-        return read(cls, line)
+        return (yield from read(path, cls))
 
-    monkeypatch.setattr(store, "from_json", from_json)
+    monkeypatch.setattr(store, "_read", read_file)
     found = Run(tmp_path).generations()
     assert moved and [one.case_id for one in found.values()] == [f"c{number}" for number in range(9)]
     assert found[generation(0).key].error == "again"
