@@ -3,10 +3,11 @@
     python tests/benchmarks/floors.py [--write] [--rate-only]
 
 Operations (2 a multiply-add) are PyTorch's own count of one forward pass; bytes are float32 weights, shared by a batch
-of 32, and every leaf module's output written once and read once. The CPU's rate is measured here on one core: the best
-of many products and 3x3 convolutions of a millisecond, which fit between two other processes. The H200's rates are
-NVIDIA's data sheet. A floor is the larger of operations over the rate and bytes over the bandwidth. The counts are kept
-in results/bench/floors_cpu.json; `--write` puts the table into docs/performance.md.
+of 32, and every leaf module's output (of a network that comes as an ONNX file: every operator's) written once and read
+once. The CPU's rate is measured here on one core: the best of many products and 3x3 convolutions of a millisecond,
+which fit between two other processes. The H200's rates are NVIDIA's data sheet. A floor is the larger of operations
+over the rate and bytes over the bandwidth. The counts are kept in results/bench/floors_cpu.json; `--write` puts the
+table into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from networks import _networks as large_networks
+from onnx_in_torch import OnnxInTorch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,14 +81,7 @@ def table(rows: list[dict[str, Any]], core: float, rates: dict[str, float]) -> s
     for row in rows:
         work, moved = row["flop"], row["weight_bytes"] / BATCH + row["activation_bytes"]
         floors = [1e6 * max(work / H200[kind], moved / H200["bytes"]) for kind in ("float32", "tf32")]
-        # the leaves of a network that comes as an ONNX file are no modules
-        known = row["network"] not in ONNX
-        cells = [
-            row["network"],
-            f"{work / 1e9:.3g}",
-            f"{moved / 1e6:.3g}" if known else "-",
-            f"{1e3 * work / core:.3g}",
-        ]
+        cells = [row["network"], f"{work / 1e9:.3g}", f"{moved / 1e6:.3g}", f"{1e3 * work / core:.3g}"]
         cells += [f"{floor:.3g}" for floor in floors]
         took = measured.get(row["network"])
         share = f"{work / TWO_CORES / took:.0%}" if took else "-"
@@ -153,7 +148,17 @@ def large() -> list[dict[str, Any]]:
     for name, (net, side) in large_networks().items():
         net.eval()
         found.append(_counted(name, [net], lambda n=net, s=side: n(torch.zeros(1, 3, s, s))))
+        if isinstance(net, OnnxInTorch):
+            found[-1] |= _bytes_of_file(net, torch.zeros(1, 3, side, side))
     return found
+
+
+def _bytes_of_file(net: OnnxInTorch, x: torch.Tensor) -> dict[str, int]:
+    """As `_counted`, for a network whose leaves are no modules."""
+    made = {name: value for name, value in net.values(x).items() if isinstance(value, torch.Tensor)}
+    sizes = {name: value.numel() * 4 for name, value in made.items() if value.is_floating_point() and name != net.first}
+    weights = sum(size for name, size in sizes.items() if name in net.constants)
+    return {"weight_bytes": weights, "activation_bytes": 2 * (sum(sizes.values()) - weights)}
 
 
 def _counted(name: str, modules: list[nn.Module], call: Callable[[], Any]) -> dict[str, Any]:

@@ -46,10 +46,14 @@ class OnnxInTorch(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        return self.values(x)[self.last]
+
+    def values(self, x: Tensor) -> dict[str, Any]:
+        """Everything in the graph by name: constants, the input, and each operator's output."""
         known: dict[str, Any] = {"": None, **self.constants, self.first: x}
         for operator, inputs, output, options in self.steps:
             known[output] = operator(options, *(known[name] for name in inputs))
-        return known[self.last]
+        return known
 
 
 def _padded(options: dict[str, Any]) -> list[int]:
