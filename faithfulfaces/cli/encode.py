@@ -32,3 +32,5 @@ def encode(
         f"encoded {done.clips} clips in {done.shards} shards{failed}; {done.skipped} shards were there already",
         err=True,
     )
+    if done.failed and not done.clips:
+        raise typer.Exit(1)

@@ -338,3 +338,14 @@ def test_the_command_line(shards: Path, base: Path, tmp_path: Path, own_recipe: 
     assert "encoded 6 clips in 3 shards; 0 shards were there already" in done.stderr
     assert done.stdout == ""
     assert len(ShardClips(out, 16).identities) == 6
+
+
+def test_the_command_fails_where_no_clip_could_be_encoded(base: Path, tmp_path: Path, own_recipe: str) -> None:
+    from faithfulfaces.cli import app
+
+    (tmp_path / "raw").mkdir()
+    write_shard(tmp_path / "raw" / "00000.tar", [raw(0, b"junk")])
+    folders = ["--shards", str(tmp_path / "raw"), "--base", str(base), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["encode", *folders, "--recipe", own_recipe])
+    assert done.exit_code == 1
+    assert "encoded 0 clips in 1 shards, 1 left out" in done.stderr
