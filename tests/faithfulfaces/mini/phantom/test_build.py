@@ -105,7 +105,7 @@ def test_footage_is_rendered_where_none_is_given(people: Path, clips: Footage, t
 
 def test_what_is_not_there_is_named_in_two_lines(options: Options, tmp_path: Path) -> None:
     for changes, match in (
-        ({"base": tmp_path}, "has no transformer"),
+        ({"base": tmp_path}, "holds no transformer"),
         ({"base": tiny_vace.write(tmp_path / "vace")}, "is not the mini world's"),
         ({"footage": tmp_path}, r"holds no train_0000\.npz"),
         ({"videos": 7}, "Data.video_batch is 7, but there are only 6 clips"),
