@@ -264,3 +264,12 @@ def test_the_worker_needs_the_standard_library_alone(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-S", "-c", code], env=env, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_leaves_does_what_was_put_off_to_its_end() -> None:
+    code = (
+        "import atexit; from ffbench.worker import leave; atexit.register(print, 'late'); "
+        "print('early'); leave(); print('never')"
+    )
+    left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert left.stdout.split() == ["early", "late"]
