@@ -271,5 +271,6 @@ def test_a_process_that_leaves_does_what_was_put_off_to_its_end() -> None:
         "import atexit; from ffbench.worker import leave; atexit.register(print, 'late'); "
         "print('early'); leave(); print('never')"
     )
-    left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert left.stdout.split() == ["early", "late"]
